@@ -1,0 +1,25 @@
+//! The nouns of hull: what an appliance is, what it is called, and what it asks of a host.
+//!
+//! Values and their parsing, shared by every other crate. Nothing here opens a file, reads a clock
+//! or talks to a network.
+//!
+//! - [`Digest`] and [`Blob`]: how content is named.
+//! - [`Reference`]: how an appliance is named, `HOST[:PORT]/NAME[:TAG|@DIGEST]`.
+//! - [`ApplianceConfig`]: machines, disks, NICs and volumes.
+//! - [`policy`]: what the appliance asks of, and forbids itself on, the host that runs it.
+//! - [`manifest`]: how all of it is laid out as OCI manifests.
+
+pub mod canonical;
+mod config;
+mod digest;
+pub mod manifest;
+pub mod media_type;
+pub mod policy;
+mod reference;
+
+pub use config::{
+    ApplianceConfig, Arch, ConfigError, Console, Devices, Disk, DiskMode, Firmware, Machine, Nic, Volume,
+};
+pub use digest::{Algorithm, Blob, Digest, DigestError, Hasher};
+pub use policy::Policy;
+pub use reference::{Reference, ReferenceError, Version};

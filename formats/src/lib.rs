@@ -1,0 +1,11 @@
+//! Disk images, read and written; packs and disk indexes.
+//!
+//! Everything that can be read as a guest's disk is a [`Disk`]: a foreign image ([`image`]), or an
+//! index with anything that can fetch a range of a blob ([`packed`]).
+//!
+//! Files are handed in opened. Nothing here opens a path named inside an image, allocates by an
+//! unchecked field, starts a process or uses the network.
+
+mod disk;
+
+pub use disk::{Disk, ReadError, Run, RunKind};
