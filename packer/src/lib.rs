@@ -1,1 +1,8 @@
-//! packer
+//! From `hull.toml` and disk images to an appliance in the local store, and from there to a file.
+
+mod archive;
+mod contents;
+pub mod hull_toml;
+
+pub use archive::{ArchiveError, write_archive};
+pub use contents::{Contents, ContentsError, Platform};

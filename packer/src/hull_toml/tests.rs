@@ -1,0 +1,243 @@
+use super::*;
+
+/// The example of the design, whole.
+const EXAMPLE: &str = r#"
+[appliance]
+name = "web"
+version = "1.4.0"
+title = "Shop front end"
+
+[machine]
+arch = "amd64"
+vcpus = 2
+memory = "1GiB"
+firmware = "bios"
+cpu = "x86-64-v2"
+console = "serial"
+
+[[disk]]
+name = "root"
+source = "web.vmdk"
+mode = "overlay"
+
+[[volume]]
+name = "data"
+size = "10GiB"
+
+[[nic]]
+name = "eth0"
+
+[policy.resources]
+disk = { iops = 2000, mbps = 100 }
+[policy.health]
+check = { http = "http://:80/healthz" }
+interval = "10s"
+start-period = "120s"
+retries = 3
+[policy.lifecycle]
+restart = "on-failure"
+max-restarts = 5
+rollback = "on-unhealthy"
+expires = 2027-06-30
+[policy.trust]
+signatures = { require = 1, keys = ["ed25519:abc"] }
+[policy.placement]
+hosts = ["*.prod.example.org"]
+
+[firewall]
+dns = { mode = "proxy", names = ["ntp.example.org"] }
+[[firewall.ingress]]
+name = "http"
+proto = "tcp"
+ports = [80, "8000-8010"]
+from = ["0.0.0.0/0", "::/0"]
+publish = { host-port = 8080, bind = "127.0.0.1" }
+rate = { new-per-second = 50, burst = 100, per = "source" }
+[[firewall.egress]]
+name = "packages"
+proto = "tcp"
+ports = [443]
+to = ["fqdn:packages.example.org", { cidr = "10.0.0.0/8", except = ["10.1.0.0/16"] }]
+"#;
+
+const TWO_MACHINES: &str = r#"
+[appliance]
+name = "shop"
+version = "2"
+
+[machines.front]
+memory = "512MiB"
+[[machines.front.disk]]
+name = "front-root"
+source = "disks/front.qcow2"
+[[machines.front.nic]]
+name = "eth0"
+[machines.front.policy.lifecycle]
+expires = 2030-01-01
+
+[machines.back]
+memory = "1GiB"
+[[machines.back.nic]]
+name = "eth0"
+network = "inside"
+[machines.back.policy.lifecycle]
+expires = 2029-01-01
+[[machines.back.firewall.ingress]]
+name = "db"
+proto = "tcp"
+ports = [5432]
+from = ["peer:front"]
+"#;
+
+const CONFIG: &str = concat!(
+    r#"{"formatVersion":1,"machines":[{"arch":"amd64","console":"serial","cpu":"x86-64-v2","#,
+    r#""devices":"virtio","disks":[{"mode":"overlay","name":"root","sizeBytes":0}],"firmware":"bios","#,
+    r#""memoryBytes":1073741824,"name":"web","nics":[{"name":"eth0"}],"vcpus":2,"#,
+    r#""volumes":[{"name":"data","sizeBytes":10737418240}]}],"name":"web","title":"Shop front end","#,
+    r#""version":"1.4.0"}"#,
+);
+
+const POLICY: &str = concat!(
+    r#"{"expires":"2027-06-30","machines":{"web":{"firewall":{"dns":{"mode":"proxy","#,
+    r#""names":["ntp.example.org"]},"egress":[{"log":"none","name":"packages","ports":[443],"#,
+    r#""proto":"tcp","to":["fqdn:packages.example.org",{"cidr":"10.0.0.0/8","#,
+    r#""except":["10.1.0.0/16"]}]}],"icmp":{"pingIn":false,"pingOut":false},"#,
+    r#""ingress":[{"from":["0.0.0.0/0","::/0"],"log":"none","name":"http","#,
+    r#""ports":[80,"8000-8010"],"proto":"tcp","publish":{"bind":"127.0.0.1","hostPort":8080},"#,
+    r#""rate":{"burst":100,"newPerSecond":50,"per":"source"}}],"#,
+    r#""limits":{"flows":16384,"newFlowsPerSecond":500},"mode":"enforce","onNarrow":"cut"},"#,
+    r#""health":{"check":{"http":{"path":"/healthz","port":80}},"intervalMs":10000,"retries":3,"#,
+    r#""startPeriodMs":120000},"lifecycle":{"maxRestarts":5,"restart":"on-failure","#,
+    r#""rollback":"on-unhealthy"},"resources":{"disk":{"iops":2000,"mbps":100}}}},"#,
+    r#""placement":{"hosts":["*.prod.example.org"]},"policyVersion":1,"#,
+    r#""trust":{"keys":["ed25519:abc"],"require":1}}"#,
+);
+
+/// The example with the first `from` replaced by `to` is refused, and this is said.
+#[track_caller]
+fn check_error(from: &str, to: &str, want: &str) {
+    assert!(EXAMPLE.contains(from), "the example has no `{from}`");
+    let error = HullToml::parse(&EXAMPLE.replacen(from, to, 1)).unwrap_err();
+    assert_eq!(error.to_string(), want);
+}
+
+#[test]
+fn the_example_of_the_design_is_read_whole() {
+    let read = HullToml::parse(EXAMPLE).unwrap();
+    let json = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    assert_eq!(json(read.config.to_bytes()), CONFIG);
+    assert_eq!(json(read.policy.to_bytes()), POLICY);
+    assert_eq!(read.sources[0].path, Path::new("web.vmdk"));
+    assert_eq!((read.sources[0].line, read.sources[0].column), (17, 10));
+}
+
+#[test]
+fn several_machines_have_their_own_tables() {
+    let read = HullToml::parse(TWO_MACHINES).unwrap();
+    let names: Vec<_> = read.config.machines.iter().map(|machine| machine.name.as_str()).collect();
+    assert_eq!(names, ["back", "front"]);
+    assert_eq!(read.policy.expires.as_deref(), Some("2029-01-01"));
+    assert_eq!(read.policy.machine("front").firewall, appliance::policy::Firewall::default());
+    assert_eq!(read.policy.machine("back").firewall.ingress.len(), 1);
+}
+
+#[test]
+fn the_least_that_can_be_written_denies_everything() {
+    let text = "[appliance]\nname = \"x\"\nversion = \"1\"\n[machine]\nmemory = \"64MiB\"\n";
+    let read = HullToml::parse(text).unwrap();
+    assert_eq!(read.policy.machine("x"), MachinePolicy::default());
+    assert_eq!(read.config.machines[0].vcpus, 1);
+}
+
+#[test]
+fn unknown_keys_name_the_nearest_known_one() {
+    check_error("vcpus = 2", "vcpu = 2", "line 9, column 1: unknown key `vcpu`; did you mean `vcpus`?");
+    check_error(
+        "ports = [80",
+        "prots = [80",
+        "line 49, column 1: unknown key `prots`; did you mean `ports`?",
+    );
+    check_error("memory = \"1GiB\"", "", "line 7, column 1: `memory` is missing from `[machine]`");
+    check_error(
+        "host-port = 8080",
+        "hostport = 8080, host-port = 1",
+        "line 51, column 13: unknown key `hostport`; did you mean `host-port`?",
+    );
+    check_error(
+        "[[nic]]",
+        "[zebra]",
+        "line 24, column 2: unknown key `zebra`; known here: appliance, disk, firewall, machine, machines, nic, policy, volume",
+    );
+}
+
+#[test]
+fn impossible_values_say_what_could_be() {
+    check_error(
+        "[80,",
+        "[0,",
+        "line 49, column 10: `firewall.ingress.ports` is `0`; expected a number from 1 to 65535",
+    );
+    check_error(
+        "[443]",
+        "[70000]",
+        "line 56, column 10: `firewall.egress.ports` is `70000`; expected a number from 1 to 65535",
+    );
+    check_error(
+        "8000-8010",
+        "8010-8000",
+        "line 49, column 14: `8010-8000` is not a port or range of ports; expected 1 to 65535, such as 443 or \"8000-8010\"",
+    );
+    check_error(
+        "host-port = 8080",
+        "host-port = 65530",
+        "line 46, column 1: rule `http` publishes 12 ports from 65530; the last one is past 65535",
+    );
+    check_error(
+        "10.0.0.0/8",
+        "10.0.0.1/8",
+        "line 57, column 36: `10.0.0.1/8` has address bits after its prefix; did you mean `10.0.0.0/8`?",
+    );
+    check_error(
+        "\"1GiB\"",
+        "\"1G\"",
+        "line 10, column 10: `machine.memory` is `1G`; expected a size such as \"512MiB\" or \"10GiB\", in whole sectors of 512 bytes",
+    );
+    check_error(
+        "vcpus = 2",
+        "vcpus = \"2\"",
+        "line 9, column 9: `machine.vcpus` is string; expected a whole number",
+    );
+    check_error(
+        "\"bios\"",
+        "\"bois\"",
+        "line 11, column 12: `machine.firmware` is `bois`; expected \"bios\" or \"uefi\" or \"uefi-secure\"",
+    );
+}
+
+#[test]
+fn sources_stay_in_their_folder() {
+    let want = "expected a path inside the folder of hull.toml, without `..`";
+    for path in ["../web.vmdk", "/etc/passwd", "a/../../b", ""] {
+        let found = format!("line 17, column 10: `disk.source` is `{path}`; {want}");
+        check_error("web.vmdk", path, &found);
+    }
+}
+
+#[test]
+fn what_is_not_toml_is_refused_where_it_goes_wrong() {
+    check_error(
+        "version = \"1.4.0\"",
+        "version = ",
+        "line 4, column 11: string values must be quoted, expected literal string",
+    );
+    check_error(
+        "[machine]",
+        "[machines]\n[machine]",
+        "line 1, column 1: both `[machine]` and `[machines]`; use `[machine]` for one machine, `[machines.NAME]` for several",
+    );
+    check_error(
+        "name = \"web\"",
+        "name = \"web\\u001b\"",
+        "line 3, column 8: `appliance.name` is `web\\u{1b}`; expected 1 to 63 lower-case letters, digits and `-`, starting with a letter or digit",
+    );
+}
