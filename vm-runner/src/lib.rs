@@ -1,1 +1,3 @@
 //! vm-runner
+
+pub mod qmp;
