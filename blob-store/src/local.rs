@@ -4,7 +4,7 @@
 //! store/
 //!   blobs/sha256/<hex>     content, read-only; whole and named by what it holds
 //!   partial/<hex>.part     content that is still arriving; named by what it will be, survives a crash
-//!   tmp/                   content whose digest is not known yet; swept by the next exclusive holder
+//!   tmp/                   content whose digest is not known yet; swept when nobody holds the store
 //!   refs/<reference>       digest of the index that the reference names; `/` written as `%2F`
 //!   pins/<name>            digest of a manifest that something outside the references still uses
 //!   lock                   held shared by whoever adds or uses content, exclusively by the sweep
@@ -18,6 +18,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::FlockOperation;
 
 use appliance::{Algorithm, Blob, Digest, Hasher, Reference};
 
@@ -108,6 +110,7 @@ pub struct BlobFile {
 #[derive(Debug)]
 pub struct BlobWriter {
     store: LocalStore,
+    _hold: Hold,
     path: PathBuf,
     file: File,
     hasher: Hasher,
@@ -148,6 +151,10 @@ impl LocalStore {
             let path = store.root.join(folder);
             fs::create_dir_all(&path).during("make the folder", &path)?;
         }
+        // What a killed process left in `tmp` goes as soon as nobody can be writing there.
+        if let Ok(_alone) = store.lock(FlockOperation::NonBlockingLockExclusive) {
+            store.files("tmp")?.iter().try_for_each(|path| fs::remove_file(path).during("remove", path))?;
+        }
         Ok(store)
     }
 
@@ -163,10 +170,10 @@ impl LocalStore {
     ///
     /// [`LocalStoreError::Io`].
     pub fn hold(&self) -> Result<Hold, LocalStoreError> {
-        self.lock(rustix::fs::FlockOperation::LockShared)
+        self.lock(FlockOperation::LockShared)
     }
 
-    fn lock(&self, operation: rustix::fs::FlockOperation) -> Result<Hold, LocalStoreError> {
+    fn lock(&self, operation: FlockOperation) -> Result<Hold, LocalStoreError> {
         let path = self.root.join("lock");
         let file = OpenOptions::new().create(true).append(true).open(&path).during("open", &path)?;
         rustix::fs::flock(&file, operation).map_err(io::Error::from).during("lock", &path)?;
@@ -235,12 +242,21 @@ impl LocalStore {
     ///
     /// [`LocalStoreError::Io`].
     pub fn writer(&self) -> Result<BlobWriter, LocalStoreError> {
+        let hold = self.hold()?;
         let number = NEXT_TEMPORARY.fetch_add(1, Ordering::Relaxed);
         let path = self.root.join("tmp").join(format!("{}-{number}", std::process::id()));
         let file =
             OpenOptions::new().write(true).create(true).truncate(true).open(&path).during("create", &path)?;
         let hasher = Hasher::default();
-        Ok(BlobWriter { store: self.clone(), path, file, hasher, size_bytes: 0, committed: false })
+        Ok(BlobWriter {
+            store: self.clone(),
+            _hold: hold,
+            path,
+            file,
+            hasher,
+            size_bytes: 0,
+            committed: false,
+        })
     }
 
     /// Starts, or goes on with, a blob that arrives from elsewhere.
@@ -261,7 +277,7 @@ impl LocalStore {
                 .mode(0o600)
                 .open(&path)
                 .during("create", &path)?;
-            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
+            rustix::fs::flock(&file, FlockOperation::LockExclusive)
                 .map_err(io::Error::from)
                 .during("lock", &path)?;
             // Whoever held the lock may have renamed the file away; then this is not the file to fill.
@@ -366,7 +382,7 @@ impl LocalStore {
     ///
     /// [`LocalStoreError::Io`]; blobs that are needed are never removed.
     pub fn sweep(&self, leads_to: impl Fn(&Digest) -> Vec<Digest>) -> Result<u64, LocalStoreError> {
-        let _lock = self.lock(rustix::fs::FlockOperation::LockExclusive)?;
+        let _lock = self.lock(FlockOperation::LockExclusive)?;
         let roots = self.named("refs")?.into_iter().chain(self.named("pins")?).map(|(_, digest)| digest);
         let needed: std::collections::HashSet<PathBuf> =
             roots.flat_map(|root| leads_to(&root)).map(|digest| self.blob_path(&digest)).collect();
@@ -589,5 +605,117 @@ impl PartialBlob {
             return Err(error);
         }
         self.store.adopt(&self.file, &self.path, self.blob)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, LocalStore) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(folder.path().join("store")).unwrap();
+        (folder, store)
+    }
+
+    fn blob(content: &[u8]) -> Blob {
+        Blob { digest: Digest::sha256(content), size_bytes: content.len() as u64 }
+    }
+
+    #[test]
+    fn what_is_put_is_read_back_under_its_digest() {
+        let (_folder, store) = store();
+        let put = store.put(b"content").unwrap();
+        assert_eq!(put, blob(b"content"));
+        assert_eq!(store.put(b"content").unwrap(), put);
+        assert_eq!(store.read(&put.digest, 7).unwrap(), b"content");
+        let error = store.read(&put.digest, 6).unwrap_err().to_string();
+        assert!(error.ends_with("has 7 bytes; at most 6 are read here"), "{error}");
+        assert_eq!(store.files("tmp").unwrap(), [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_gone_at_the_next_opening() {
+        let (_folder, store) = store();
+        let left = store.root().join("tmp/1-1");
+        fs::write(&left, b"left").unwrap();
+        let mut writer = store.writer().unwrap();
+        writer.write_all(b"unfinished").unwrap();
+        LocalStore::open(store.root()).unwrap();
+        assert!(writer.path.exists() && left.exists(), "a writer that lives keeps the store as it is");
+        drop(writer);
+        LocalStore::open(store.root()).unwrap();
+        assert!(!left.exists());
+    }
+
+    #[test]
+    fn damage_is_found_when_a_blob_is_read() {
+        let (_folder, store) = store();
+        let put = store.put(b"content").unwrap();
+        let path = store.blob_path(&put.digest);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, b"CONTENT").unwrap();
+        assert!(matches!(store.read(&put.digest, 99), Err(LocalStoreError::WrongDigest { .. })));
+    }
+
+    #[test]
+    fn a_cut_download_goes_on_where_it_stopped() {
+        let (_folder, store) = store();
+        let whole = blob(b"first second");
+        let mut partial = store.partial(whole).unwrap();
+        partial.append(b"first ").unwrap();
+        drop(partial);
+        assert!(!store.contains(&whole.digest));
+        let mut partial = store.partial(whole).unwrap();
+        assert_eq!(partial.len(), 6);
+        partial.append(b"second").unwrap();
+        partial.commit().unwrap();
+        assert_eq!(store.read(&whole.digest, 99).unwrap(), b"first second");
+    }
+
+    #[test]
+    fn wrong_content_is_forgotten_so_that_the_next_attempt_starts_anew() {
+        let (_folder, store) = store();
+        let whole = blob(b"right");
+        for wrong in [b"wrong".as_slice(), b"right and more"] {
+            let mut partial = store.partial(whole).unwrap();
+            let appended = partial.append(wrong);
+            let error = appended.and_then(|()| partial.commit()).unwrap_err();
+            assert!(matches!(error, LocalStoreError::WrongDigest { .. }), "{error}");
+            assert_eq!(store.partial(whole).unwrap().len(), 0);
+        }
+        assert!(!store.contains(&whole.digest));
+    }
+
+    #[test]
+    fn references_move_and_are_listed_in_order() {
+        let (_folder, store) = store();
+        let [one, two] = [b"1", b"2"].map(|content| store.put(content).unwrap().digest);
+        let web: Reference = "r.example:5000/team/web:1".parse().unwrap();
+        let app: Reference = "app".parse().unwrap();
+        store.tag(&web, &one).unwrap();
+        store.tag(&app, &one).unwrap();
+        store.tag(&web, &two).unwrap();
+        let listed: Vec<_> =
+            store.references().unwrap().into_iter().map(|t| (t.reference, t.digest)).collect();
+        assert_eq!(listed, [(app.clone(), one), (web.clone(), two)]);
+        assert_eq!(store.resolve(&web.with_digest(one)).unwrap(), one);
+        store.untag(&web).unwrap();
+        assert!(matches!(store.resolve(&web), Err(LocalStoreError::UnknownReference { .. })));
+        assert!(matches!(store.untag(&web), Err(LocalStoreError::UnknownReference { .. })));
+    }
+
+    #[test]
+    fn the_sweep_keeps_what_references_and_pins_lead_to() {
+        let (_folder, store) = store();
+        let [tagged, pinned, part, lost] =
+            [b"tagged", b"pinned", b"a part", b"a lost"].map(|content| store.put(content).unwrap().digest);
+        store.tag(&"x".parse().unwrap(), &tagged).unwrap();
+        store.pin("vm", &pinned).unwrap();
+        let leads_to = |root: &Digest| if *root == tagged { vec![tagged, part] } else { vec![*root] };
+        assert_eq!(store.sweep(leads_to).unwrap(), 6);
+        assert!(!store.contains(&lost) && store.contains(&part) && store.contains(&pinned));
+        store.unpin("vm").unwrap();
+        assert_eq!(store.sweep(leads_to).unwrap(), 6);
     }
 }
