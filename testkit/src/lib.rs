@@ -1,1 +1,7 @@
-//! testkit
+//! Fixtures: tiny guests, disks and faults, shared by every crate's tests. Never a test case.
+
+mod boot_sector;
+mod rom;
+
+pub use boot_sector::{BOOT_SECTOR_SAYS, boot_sector};
+pub use rom::{ROM_SAYS, rom};
