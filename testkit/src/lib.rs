@@ -1,6 +1,7 @@
 //! Fixtures: tiny guests, disks and faults, shared by every crate's tests. Never a test case.
 
 mod boot_sector;
+pub mod guest;
 mod rom;
 
 pub use boot_sector::{BOOT_SECTOR_SAYS, boot_sector};
