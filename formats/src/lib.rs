@@ -6,6 +6,9 @@
 //! Files are handed in opened. Nothing here opens a path named inside an image, allocates by an
 //! unchecked field, starts a process or uses the network.
 
+pub mod cut;
 mod disk;
+pub mod image;
+pub mod packed;
 
 pub use disk::{Disk, ReadError, Run, RunKind};
