@@ -1,10 +1,22 @@
 //! Content-addressed storage.
 //!
 //! - [`LocalStore`]: this machine's appliances, `HULL_HOME/store`. Synchronous, a folder.
-//! - `Storage`: the registry's border, a tree of write-once keys, with a folder and an in-memory backend.
+//! - [`Storage`]: the registry's border, a tree of write-once keys, with a folder
+//!   ([`FolderStorage`]) and an in-memory backend ([`MemoryStorage`]).
 //!
 //! Bytes have a digest and no meaning here: nothing understands manifests, disks or policies.
 
+mod folder;
+mod key;
 mod local;
+mod memory;
+mod storage;
 
+pub use folder::{FolderStorage, OpenFolderError};
+pub use key::{Key, KeyError};
 pub use local::{BlobFile, BlobWriter, Hold, LocalStore, LocalStoreError, PartialBlob, Tagged};
+pub use memory::MemoryStorage;
+pub use storage::{
+    ContentStream, Entry, Object, Put, Session, SessionId, SessionInfo, Sharing, Storage, StorageError,
+    read_whole,
+};

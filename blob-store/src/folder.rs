@@ -1,0 +1,270 @@
+//! A [`Storage`] in a folder of this machine's file system.
+//!
+//! ```text
+//! <root>/<key>           content; a key's parts are folders, as they are written
+//! <root>/.new/<n>        content of a key that is being put
+//! <root>/.sessions/<id>  content of an open session
+//! <root>/.lock           locked by the one process that uses the folder
+//! ```
+//!
+//! How a key appears, and why a crash at any point is harmless:
+//!
+//! 1. the content is written to a file of `.new` or `.sessions` and made durable;
+//! 2. the file gets the key as its second name, by `link`, which fails if the key is there already;
+//! 3. the key's folder is made durable; until then readers are told that the key is not there, so
+//!    nobody builds on something that a power cut may take back;
+//! 4. the first name is removed.
+//!
+//! A crash before 2 leaves a file that no key leads to; one between 2 and 4 leaves a file with two
+//! names. [`FolderStorage::open`] finds both. Where it finds one with two names, it first makes the
+//! whole file system durable, since the third step may be missing.
+//!
+//! After a failed `fsync` the kernel may have dropped what was to be written and will report success
+//! the next time. So nothing is retried: this process writes no more, and reads go on.
+
+mod reader;
+mod session;
+mod tree;
+
+use std::cmp::Ordering;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use self::reader::BufferPool;
+use self::session::FolderSession;
+use self::tree::Tree;
+use crate::Key;
+use crate::key::component_ok;
+use crate::storage::{
+    ContentStream, Entry, Object, Put, Session, SessionId, SessionInfo, Sharing, Storage, StorageError,
+};
+
+/// A [`Storage`] in a folder. Clones are the same storage.
+#[derive(Debug, Clone)]
+pub struct FolderStorage {
+    tree: Arc<Tree>,
+}
+
+/// Why a folder cannot be used as a storage.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenFolderError {
+    /// Another process has it open.
+    #[error("`{}` is in use by another process", root.display())]
+    InUse {
+        /// The folder.
+        root: PathBuf,
+    },
+    /// The file system failed.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl FolderStorage {
+    /// Opens the storage in `root`, making the folder if it is not there, and clears away what a
+    /// crash left.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenFolderError::InUse`] while another process, or another value in this one, has it open;
+    /// [`OpenFolderError::Io`].
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, OpenFolderError> {
+        let root = root.into();
+        let during = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenFolderError::Io { action, path, source }
+        };
+        fs::create_dir_all(&root).map_err(during("make the folder", &root))?;
+        let path = root.join(".lock");
+        let lock = OpenOptions::new().create(true).append(true).open(&path).map_err(during("open", &path))?;
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenFolderError::InUse { root }),
+            locked => locked.map_err(io::Error::from).map_err(during("lock", &path))?,
+        }
+        for folder in [tree::NEW, tree::SESSIONS] {
+            let path = root.join(folder);
+            fs::create_dir_all(&path).map_err(during("make the folder", &path))?;
+        }
+        tree::clear_leftovers(&root).map_err(during("clear away what was left in", &root))?;
+        Ok(Self { tree: Arc::new(Tree::new(root, lock)) })
+    }
+
+    /// Runs `work` where it may block. It runs to its end even if the caller loses interest.
+    async fn blocking<T, F>(&self, work: F) -> Result<T, StorageError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tree) -> Result<T, StorageError> + Send + 'static,
+    {
+        let tree = Arc::clone(&self.tree);
+        blocking(move || work(&tree)).await
+    }
+}
+
+/// Runs `work` on a thread that may block.
+async fn blocking<T, F>(work: F) -> Result<T, StorageError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, StorageError> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => {
+                let source = io::Error::new(io::ErrorKind::Interrupted, "the runtime is shutting down");
+                Err(StorageError::Io { action: "work on", name: "storage".to_owned(), source })
+            }
+        },
+    }
+}
+
+#[async_trait]
+impl Storage for FolderStorage {
+    fn sharing(&self) -> Sharing {
+        Sharing::Exclusive
+    }
+
+    async fn put_if_absent(&self, key: &Key, content: Bytes) -> Result<Put, StorageError> {
+        let key = key.clone();
+        self.blocking(move |tree| tree.put(&key, &content)).await
+    }
+
+    async fn size_bytes(&self, key: &Key) -> Result<u64, StorageError> {
+        let key = key.clone();
+        self.blocking(move |tree| tree.size_bytes(&key)).await
+    }
+
+    async fn open(&self, key: &Key) -> Result<Box<dyn Object>, StorageError> {
+        let key = key.clone();
+        self.blocking(move |tree| {
+            let (file, size_bytes) = tree.open(&key)?;
+            let buffers = Arc::clone(tree.buffers());
+            Ok(Box::new(FolderObject { key, file, size_bytes, buffers }) as Box<dyn Object>)
+        })
+        .await
+    }
+
+    async fn list(
+        &self,
+        folder: &Key,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let (folder, after) = (folder.clone(), after.map(str::to_owned));
+        self.blocking(move |tree| list(tree, &folder, after.as_deref(), limit)).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), StorageError> {
+        let key = key.clone();
+        self.blocking(move |tree| tree.delete(&key)).await
+    }
+
+    async fn begin(&self, id: SessionId) -> Result<Box<dyn Session>, StorageError> {
+        let tree = Arc::clone(&self.tree);
+        blocking(move || Ok(Box::new(FolderSession::begin(tree, id)?) as Box<dyn Session>)).await
+    }
+
+    async fn resume(&self, id: SessionId) -> Result<Box<dyn Session>, StorageError> {
+        let tree = Arc::clone(&self.tree);
+        blocking(move || Ok(Box::new(FolderSession::resume(tree, id)?) as Box<dyn Session>)).await
+    }
+
+    async fn abort(&self, id: SessionId) -> Result<(), StorageError> {
+        self.blocking(move |tree| session::abort(tree, id)).await
+    }
+
+    async fn sessions(&self) -> Result<Vec<SessionInfo>, StorageError> {
+        self.blocking(session::sessions).await
+    }
+}
+
+/// A key's file, open for reading.
+#[derive(Debug)]
+struct FolderObject {
+    key: Key,
+    file: File,
+    size_bytes: u64,
+    buffers: Arc<BufferPool>,
+}
+
+impl Object for FolderObject {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn stream(self: Box<Self>, range: Range<u64>) -> ContentStream {
+        assert!(range.start <= range.end && range.end <= self.size_bytes, "{range:?} of {}", self.size_bytes);
+        reader::stream(Arc::new(self.file), self.key.to_string(), range, self.buffers)
+    }
+}
+
+fn list(tree: &Tree, folder: &Key, after: Option<&str>, limit: usize) -> Result<Vec<Entry>, StorageError> {
+    let path = tree.path(folder);
+    let failed = |source| StorageError::Io { action: "list", name: folder.to_string(), source };
+    let names = match fs::read_dir(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        names => names.map_err(failed)?,
+    };
+    let mut entries = Vec::new();
+    for name in names {
+        let name = name.map_err(failed)?;
+        // A name that is no part of a key was put here by somebody else and means nothing.
+        let Some(text) = name.file_name().to_str().filter(|name| component_ok(name)).map(str::to_owned)
+        else {
+            continue;
+        };
+        let entry = match name.file_type().map_err(failed)?.is_dir() {
+            true => Entry::Folder(text),
+            false => Entry::Key(text),
+        };
+        if after.is_none_or(|after| order(&entry, &entry_like(&entry, after)).is_gt()) {
+            entries.push(entry);
+        }
+    }
+    entries.sort_by(order);
+    // What is not there yet, and folders that lead to no key, are left out last: it costs a look each.
+    let mut visible = Vec::new();
+    for entry in entries {
+        if visible.len() == limit {
+            break;
+        }
+        let is_visible = match &entry {
+            Entry::Key(name) => !tree.is_hidden(&path.join(name)),
+            Entry::Folder(name) => tree.leads_to_a_key(&path.join(name)).map_err(failed)?,
+        };
+        if is_visible {
+            visible.push(entry);
+        }
+    }
+    Ok(visible)
+}
+
+/// The order in which whole keys sort: a folder's name goes on with `/`.
+fn order(left: &Entry, right: &Entry) -> Ordering {
+    fn bytes(entry: &Entry) -> impl Iterator<Item = u8> + '_ {
+        let end = if matches!(entry, Entry::Folder(_)) { "/" } else { "" };
+        entry.name().bytes().chain(end.bytes())
+    }
+    bytes(left).cmp(bytes(right))
+}
+
+fn entry_like(entry: &Entry, name: &str) -> Entry {
+    match entry {
+        Entry::Key(_) => Entry::Key(name.to_owned()),
+        Entry::Folder(_) => Entry::Folder(name.to_owned()),
+    }
+}

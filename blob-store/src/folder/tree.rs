@@ -1,0 +1,287 @@
+//! The files of the folder backend: how a key is put, found and removed. Blocking.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::reader::BufferPool;
+use crate::Key;
+use crate::key::component_ok;
+use crate::storage::{Put, StorageError};
+
+/// Folder of the keys that are being put.
+pub(super) const NEW: &str = ".new";
+/// Folder of the open sessions.
+pub(super) const SESSIONS: &str = ".sessions";
+
+/// How many folders are remembered as durable before the memory is emptied.
+const MAX_DURABLE_FOLDERS: usize = 16 << 10;
+
+/// One folder, locked for this process.
+#[derive(Debug)]
+pub(super) struct Tree {
+    root: PathBuf,
+    _lock: File,
+    /// Folders that are known to survive a power cut, with all folders above them.
+    durable_folders: Mutex<HashSet<PathBuf>>,
+    /// Paths of keys that are being linked, and by how many. A path that is here may or may not
+    /// exist, and what exists may not survive a power cut.
+    publishing: Mutex<HashMap<PathBuf, usize>>,
+    /// Set by the first write that could not be made durable, never reset.
+    is_read_only: AtomicBool,
+    next_new: AtomicU64,
+    buffers: Arc<BufferPool>,
+}
+
+impl Tree {
+    pub(super) fn new(root: PathBuf, lock: File) -> Self {
+        Self {
+            root,
+            _lock: lock,
+            durable_folders: Mutex::default(),
+            publishing: Mutex::default(),
+            is_read_only: AtomicBool::new(false),
+            next_new: AtomicU64::new(0),
+            buffers: Arc::default(),
+        }
+    }
+
+    pub(super) fn path(&self, key: &Key) -> PathBuf {
+        self.root.join(key.as_str())
+    }
+
+    pub(super) fn session_folder(&self) -> PathBuf {
+        self.root.join(SESSIONS)
+    }
+
+    pub(super) fn buffers(&self) -> &Arc<BufferPool> {
+        &self.buffers
+    }
+
+    /// Fails once a write could not be made durable.
+    pub(super) fn check_writable(&self) -> Result<(), StorageError> {
+        match self.is_read_only.load(Ordering::Acquire) {
+            true => Err(StorageError::ReadOnly),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn open(&self, key: &Key) -> Result<(File, u64), StorageError> {
+        let path = self.path(key);
+        let missing = || StorageError::Missing { key: key.clone() };
+        let opened = File::open(&path).and_then(|file| file.metadata().map(|data| (file, data)));
+        // Asked after the file was found: a key that was hidden before that is durable by now.
+        match opened {
+            Ok((file, data)) if data.is_file() && !self.is_hidden(&path) => Ok((file, data.len())),
+            Ok(_) => Err(missing()),
+            Err(error) if is_absent(&error) => Err(missing()),
+            Err(source) => Err(StorageError::Io { action: "open", name: key.to_string(), source }),
+        }
+    }
+
+    pub(super) fn size_bytes(&self, key: &Key) -> Result<u64, StorageError> {
+        let path = self.path(key);
+        let missing = || StorageError::Missing { key: key.clone() };
+        match fs::metadata(&path) {
+            Ok(data) if data.is_file() && !self.is_hidden(&path) => Ok(data.len()),
+            Ok(_) => Err(missing()),
+            Err(error) if is_absent(&error) => Err(missing()),
+            Err(source) => Err(StorageError::Io { action: "examine", name: key.to_string(), source }),
+        }
+    }
+
+    pub(super) fn put(&self, key: &Key, content: &[u8]) -> Result<Put, StorageError> {
+        // What readers can see is durable already.
+        if self.size_bytes(key).is_ok() {
+            return Ok(Put::Exists);
+        }
+        self.check_writable()?;
+        let number = self.next_new.fetch_add(1, Ordering::Relaxed);
+        let path = self.root.join(NEW).join(number.to_string());
+        let put = self.write_new(&path, content).and_then(|()| self.publish(&path, key));
+        if put.is_err() {
+            // The file has no key; if removing it fails too, the next start does it.
+            let _ = fs::remove_file(&path);
+        }
+        put
+    }
+
+    fn write_new(&self, path: &Path, content: &[u8]) -> Result<(), StorageError> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(|error| storage_error("create", path, error))?;
+        file.write_all(content).map_err(|error| storage_error("write", path, error))?;
+        self.sync_data(&file, path)
+    }
+
+    /// Gives the durable content at `from` the name `key`, unless the key is there, and removes
+    /// `from`. Steps 2 to 4 of the module's header. After an error `from` is still there.
+    pub(super) fn publish(&self, from: &Path, key: &Key) -> Result<Put, StorageError> {
+        let to = self.path(key);
+        let folder = to.parent().expect("a key lies in the root or below");
+        self.make_folder(folder)?;
+        if !self.hide_new(&to) {
+            let _ = fs::remove_file(from);
+            return Ok(Put::Exists);
+        }
+        let put = match fs::hard_link(from, &to) {
+            Ok(()) => Put::Created,
+            // Somebody was faster, and may not have made the folder durable yet.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Put::Exists,
+            Err(error) => {
+                self.unhide_one(&to);
+                return Err(storage_error("link", &to, error));
+            }
+        };
+        // If this fails the key stays hidden for as long as this process lives.
+        self.sync_folder(folder)?;
+        self.lock_publishing().remove(&to);
+        // Should this fail, the next start finds a file with two names and removes this one.
+        let _ = fs::remove_file(from);
+        Ok(put)
+    }
+
+    pub(super) fn delete(&self, key: &Key) -> Result<(), StorageError> {
+        self.check_writable()?;
+        let path = self.path(key);
+        match fs::remove_file(&path) {
+            Ok(()) => self.sync_folder(path.parent().expect("a key lies in the root or below")),
+            Err(error) if is_absent(&error) => Ok(()),
+            Err(error) => Err(storage_error("delete", &path, error)),
+        }
+    }
+
+    /// True for a file that is not durable yet.
+    pub(super) fn is_hidden(&self, path: &Path) -> bool {
+        self.lock_publishing().contains_key(path)
+    }
+
+    /// True if a key that readers can see lies in or below `folder`.
+    pub(super) fn leads_to_a_key(&self, folder: &Path) -> io::Result<bool> {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if !entry.file_name().to_str().is_some_and(component_ok) {
+                continue;
+            }
+            let path = entry.path();
+            let found = match entry.file_type()?.is_dir() {
+                true => self.leads_to_a_key(&path)?,
+                false => !self.is_hidden(&path),
+            };
+            if found {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Hides `path`, which does not exist yet. False if it exists: then it is durable, or hidden by
+    /// whoever made it.
+    fn hide_new(&self, path: &Path) -> bool {
+        let mut publishing = self.lock_publishing();
+        // One who waits for a key that another is publishing must make sure of it himself.
+        let is_new = publishing.contains_key(path) || !path.exists();
+        if is_new {
+            *publishing.entry(path.to_owned()).or_default() += 1;
+        }
+        is_new
+    }
+
+    fn unhide_one(&self, path: &Path) {
+        let mut publishing = self.lock_publishing();
+        if let Some(count) = publishing.get_mut(path) {
+            *count -= 1;
+            if *count == 0 {
+                publishing.remove(path);
+            }
+        }
+    }
+
+    fn lock_publishing(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, usize>> {
+        self.publishing.lock().expect("nobody panics while holding the set")
+    }
+
+    /// Makes `folder` and the folders above it, durably.
+    fn make_folder(&self, folder: &Path) -> Result<(), StorageError> {
+        if folder == self.root || self.lock_durable().contains(folder) {
+            return Ok(());
+        }
+        let parent = folder.parent().expect("a folder of the tree lies below the root");
+        self.make_folder(parent)?;
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(storage_error("make the folder", folder, error));
+            }
+            // One that exists was perhaps made just before a crash: it is made durable all the same.
+            _ => self.sync_folder(parent)?,
+        }
+        let mut durable = self.lock_durable();
+        if durable.len() >= MAX_DURABLE_FOLDERS {
+            durable.clear();
+        }
+        durable.insert(folder.to_owned());
+        Ok(())
+    }
+
+    fn lock_durable(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
+        self.durable_folders.lock().expect("nobody panics while holding the set")
+    }
+
+    pub(super) fn sync_data(&self, file: &File, path: &Path) -> Result<(), StorageError> {
+        self.check_writable()?;
+        file.sync_data().map_err(|error| self.not_durable(path, error))
+    }
+
+    pub(super) fn sync_folder(&self, folder: &Path) -> Result<(), StorageError> {
+        self.check_writable()?;
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| self.not_durable(folder, error))
+    }
+
+    fn not_durable(&self, path: &Path, error: io::Error) -> StorageError {
+        let error = storage_error("make durable", path, error);
+        // A full disk loses this content only, and its writer is told so.
+        if !matches!(error, StorageError::Full) {
+            self.is_read_only.store(true, Ordering::Release);
+        }
+        error
+    }
+}
+
+pub(super) fn storage_error(action: &'static str, path: &Path, source: io::Error) -> StorageError {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::Full,
+        _ => StorageError::Io { action, name: path.display().to_string(), source },
+    }
+}
+
+/// True if an error says that no such file exists, rather than that it cannot be reached.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Removes what a crash left in `.new`, and finished sessions; open sessions stay.
+pub(super) fn clear_leftovers(root: &Path) -> io::Result<()> {
+    let mut leftovers = Vec::new();
+    let mut some_linked = false;
+    for folder in [NEW, SESSIONS] {
+        for entry in fs::read_dir(root.join(folder))? {
+            let path = entry?.path();
+            let is_linked = fs::symlink_metadata(&path)?.nlink() > 1;
+            some_linked |= is_linked;
+            if folder == NEW || is_linked {
+                leftovers.push(path);
+            }
+        }
+    }
+    if some_linked {
+        rustix::fs::syncfs(File::open(root)?)?;
+    }
+    leftovers.iter().try_for_each(fs::remove_file)
+}
