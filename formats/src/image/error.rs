@@ -1,0 +1,83 @@
+//! Why a file is not opened as a disk.
+
+use std::io;
+
+use super::Format;
+
+/// A disk image that is not opened, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open {} as a disk", name.escape_debug())]
+pub struct OpenError {
+    /// The image, as the caller of [`open`](super::open) named it.
+    pub name: String,
+    /// What stands in the way.
+    #[source]
+    pub reason: Refusal,
+}
+
+/// What stands in the way of reading a file as a disk. Text from the file is escaped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The image contradicts its format.
+    #[error("{format}: at byte {offset}, {field} is {found}; wanted {wanted}")]
+    Malformed {
+        /// The format it was read as.
+        format: Format,
+        /// Where in the file the field lies.
+        offset: u64,
+        /// The field's name in the specification.
+        field: &'static str,
+        /// What was found.
+        found: String,
+        /// What could stand there.
+        wanted: String,
+    },
+    /// The image may be right, but needs something that is not read, most often for safety.
+    #[error("{format}: at byte {offset}, {field} is {found}: {refused}")]
+    Unsupported {
+        /// The format it was read as.
+        format: Format,
+        /// Where in the file the field lies.
+        offset: u64,
+        /// The field's name in the specification.
+        field: &'static str,
+        /// What was found.
+        found: String,
+        /// What is not read, and a way out where there is one.
+        refused: &'static str,
+    },
+    /// The disk is larger than [`Limits`](super::Limits) allow.
+    #[error("{format}: the disk has {size_bytes} bytes; the limit is {max_size_bytes}")]
+    TooLarge {
+        /// The format it was read as.
+        format: Format,
+        /// The size that the image claims.
+        size_bytes: u64,
+        /// The largest accepted.
+        max_size_bytes: u64,
+    },
+    /// Another kind of file that is known by its magic.
+    #[error("this is {what}; {advice}")]
+    OtherFormat {
+        /// The kind of file, with its article.
+        what: &'static str,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// Not a thing that holds bytes at offsets.
+    #[error("this is {found}; wanted a regular file or a block device")]
+    NotAFile {
+        /// What it is, with its article.
+        found: &'static str,
+    },
+    /// The file cannot be read.
+    #[error("cannot read {what}")]
+    Io {
+        /// What was being read.
+        what: String,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+}

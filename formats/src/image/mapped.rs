@@ -1,0 +1,152 @@
+//! What all formats have in common that keep a map from the guest's disk to places in the file.
+//!
+//! A format says where a stretch of the disk lies ([`Map::extent`]) and how one of its compressed units
+//! is decompressed; reading, zeros, runs and the cache of units are done here, once.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::cache::SlotCache;
+use super::file::ImageFile;
+use crate::disk::{Disk, ReadError, Run, RunKind, check_range};
+
+/// A stretch of the guest's disk that lies in one place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// Length in bytes, never 0.
+    pub(super) len: u64,
+    pub(super) place: Place,
+}
+
+impl Extent {
+    /// Whether `next`, which follows it on the disk, also follows it where it lies.
+    pub(super) fn continues_in(&self, next: &Extent) -> bool {
+        match (self.place, next.place) {
+            (Place::Zero, Place::Zero) => true,
+            (Place::Stored { offset }, Place::Stored { offset: next }) => offset + self.len == next,
+            _ => false,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nowhere: it reads as zeros.
+    Zero,
+    /// In the file from this offset on, byte for byte.
+    Stored { offset: u64 },
+    /// In a compressed unit, from byte `within` of its content on.
+    Packed { unit: Unit, within: u64 },
+}
+
+/// A part of the disk that is compressed as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unit {
+    /// Its number on the guest's disk, in units.
+    pub(super) index: u64,
+    /// Where in the file it lies.
+    pub(super) offset: u64,
+    /// The bytes of the file that may belong to it. They lie in the file.
+    pub(super) len: u64,
+}
+
+/// A format's map of the disk.
+pub(super) trait Map: fmt::Debug + Send + Sync {
+    /// Size of the disk in bytes.
+    fn size_bytes(&self) -> u64;
+
+    /// Size of a decompressed unit in bytes. The disk's last unit may reach past its end.
+    fn unit_bytes(&self) -> u64;
+
+    /// Where the disk's content from `offset` on lies, as one extent of at most `most` bytes.
+    ///
+    /// The range is not empty and lies on the disk. What the extent names lies in the file. The work
+    /// is bounded: at most one table is loaded.
+    fn extent(&self, file: &ImageFile, offset: u64, most: u64) -> Result<Extent, ReadError>;
+
+    /// Decompresses `unit` into `content`, which has the size of a unit. The caller uses no byte of it
+    /// that lies past the end of the disk.
+    fn unpack(&self, file: &ImageFile, unit: Unit, content: &mut [u8]) -> Result<(), ReadError>;
+}
+
+/// A disk in an image whose format keeps a map.
+#[derive(Debug)]
+pub(super) struct MappedDisk<M> {
+    file: ImageFile,
+    map: M,
+    /// Decompressed units of which only a part was asked for.
+    unpacked: SlotCache<[u8]>,
+}
+
+const UNPACKED_CACHE_BYTES: u64 = 4 << 20;
+
+/// Ends [`Disk::runs`] early on a fragmented map, and bounds the tables it loads.
+const MOST_EXTENTS_PER_CALL: usize = 256;
+
+impl<M: Map> MappedDisk<M> {
+    pub(super) fn new(file: ImageFile, map: M) -> Self {
+        let units = map.size_bytes().div_ceil(map.unit_bytes());
+        let unpacked = SlotCache::new(UNPACKED_CACHE_BYTES, map.unit_bytes(), units);
+        MappedDisk { file, map, unpacked }
+    }
+
+    fn read_packed(&self, unit: Unit, within: u64, piece: &mut [u8]) -> Result<(), ReadError> {
+        let unit_bytes = self.map.unit_bytes() as usize;
+        if piece.len() == unit_bytes {
+            return self.map.unpack(&self.file, unit, piece);
+        }
+        let content = self.unpacked.get_or_load(unit.index, || {
+            let mut content: Arc<[u8]> = std::iter::repeat_n(0, unit_bytes).collect();
+            let unshared = Arc::get_mut(&mut content).expect("it was made in the line above");
+            self.map.unpack(&self.file, unit, unshared)?;
+            Ok::<_, ReadError>(content)
+        })?;
+        let within = within as usize;
+        piece.copy_from_slice(&content[within..within + piece.len()]);
+        Ok(())
+    }
+}
+
+impl<M: Map> Disk for MappedDisk<M> {
+    fn size_bytes(&self) -> u64 {
+        self.map.size_bytes()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        check_range(offset, buf.len() as u64, self.size_bytes())?;
+        let mut at = offset;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let extent = self.map.extent(&self.file, at, rest.len() as u64)?;
+            let (piece, after) = rest.split_at_mut(extent.len as usize);
+            match extent.place {
+                Place::Zero => piece.fill(0),
+                Place::Stored { offset } => self.file.read(offset, piece)?,
+                Place::Packed { unit, within } => self.read_packed(unit, within, piece)?,
+            }
+            at += extent.len;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    fn runs(&self, offset: u64, len: u64) -> Result<Vec<Run>, ReadError> {
+        check_range(offset, len, self.size_bytes())?;
+        let end = offset + len;
+        let mut at = offset;
+        let mut runs: Vec<Run> = Vec::new();
+        for _ in 0..MOST_EXTENTS_PER_CALL {
+            if at == end {
+                break;
+            }
+            let extent = self.map.extent(&self.file, at, end - at)?;
+            let kind = if extent.place == Place::Zero { RunKind::Zero } else { RunKind::Data };
+            match runs.last_mut() {
+                Some(last) if last.kind == kind => last.len += extent.len,
+                _ => runs.push(Run { len: extent.len, kind }),
+            }
+            at += extent.len;
+        }
+        Ok(runs)
+    }
+}

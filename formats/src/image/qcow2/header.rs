@@ -1,0 +1,358 @@
+//! The qcow2 header: parsed, and refused unless everything it names can be read and lies in the file.
+//!
+//! Pure: bytes of the first cluster and the file's length in, a checked header out.
+//!
+//! Source: `qcow2.txt`, "Header", "Additional fields" and "Header extensions".
+
+use std::ops::Range;
+
+use super::super::decompress::Codec;
+use super::super::{Format, Limits, Refusal};
+
+/// QEMU's limit; the specification has none.
+pub(super) const LARGEST_CLUSTER: usize = 1 << LARGEST_CLUSTER_BITS;
+const LARGEST_CLUSTER_BITS: u32 = 21;
+const SMALLEST_CLUSTER_BITS: u32 = 9;
+/// Subclusters are a 32nd of a cluster and may not be smaller than a sector.
+const SMALLEST_EXTENDED_CLUSTER_BITS: u32 = 14;
+
+const V2_HEADER_BYTES: u64 = 72;
+const V3_HEADER_BYTES: u64 = 104;
+
+/// QEMU's limit, and ours: an L1 table is kept in memory.
+const LARGEST_L1_BYTES: u64 = 32 << 20;
+/// QEMU's limit.
+const MOST_SNAPSHOTS: u32 = 65536;
+/// A snapshot table's entry without its variable parts.
+const SNAPSHOT_ENTRY_BYTES: u64 = 40;
+
+const DIRTY: u64 = 1 << 0;
+const CORRUPT: u64 = 1 << 1;
+const EXTERNAL_DATA_FILE: u64 = 1 << 2;
+const COMPRESSION_TYPE: u64 = 1 << 3;
+const EXTENDED_L2: u64 = 1 << 4;
+const KNOWN_FEATURES: u64 = DIRTY | CORRUPT | EXTERNAL_DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2;
+
+const EXTENSION_END: u32 = 0;
+const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
+const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
+
+const BACKING_FILE: &str = "images with a backing file are not read: flatten it with `qemu-img convert`";
+const ENCRYPTED: &str = "encrypted images are not read: decrypt it with `qemu-img convert`";
+const DATA_FILE: &str =
+    "images whose data lies in another file are not read: join them with `qemu-img convert`";
+
+/// What a checked header says. Every range it names lies in the file, past the header's own cluster.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) version: u32,
+    pub(super) cluster_bits: u32,
+    /// A multiple of 512.
+    pub(super) size_bytes: u64,
+    pub(super) codec: Codec,
+    pub(super) l2_entry: L2Entry,
+    /// The active L1 table, in bytes of the file. It covers at least the disk.
+    pub(super) l1_table: Range<u64>,
+    pub(super) refcount_table: Range<u64>,
+}
+
+/// How large an L2 entry is, and what it can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum L2Entry {
+    /// 64 bits: a cluster is of one kind.
+    Standard,
+    /// 128 bits: each of 32 subclusters has its own state.
+    Extended,
+}
+
+impl L2Entry {
+    pub(super) fn words(self) -> u64 {
+        match self {
+            L2Entry::Standard => 1,
+            L2Entry::Extended => 2,
+        }
+    }
+}
+
+impl Header {
+    pub(super) fn cluster_bytes(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// Bytes of the disk that one L2 table describes.
+    pub(super) fn bytes_per_table(&self) -> u64 {
+        let entries = self.cluster_bytes() / (8 * self.l2_entry.words());
+        entries << self.cluster_bits
+    }
+
+    /// `start` is the file's start: [`LARGEST_CLUSTER`] bytes, or all there are.
+    pub(super) fn parse(start: &[u8], file_bytes: u64, limits: Limits) -> Result<Self, Refusal> {
+        let fields = Fields { start, file_bytes };
+        let version = fields.version()?;
+        let features = fields.features(version)?;
+        let cluster_bits = fields.cluster_bits(features)?;
+        let header_bytes = fields.header_bytes(version, cluster_bits)?;
+        fields.check_encryption()?;
+        fields.check_backing_file()?;
+        fields.check_extensions(header_bytes, 1 << cluster_bits)?;
+        fields.check_snapshots(cluster_bits)?;
+        fields.check_refcount_width(version)?;
+        let mut header = Header {
+            version,
+            cluster_bits,
+            size_bytes: fields.size_bytes(limits)?,
+            codec: fields.codec(features, header_bytes)?,
+            l2_entry: if features & EXTENDED_L2 == 0 { L2Entry::Standard } else { L2Entry::Extended },
+            l1_table: 0..0,
+            refcount_table: fields.refcount_table(cluster_bits)?,
+        };
+        header.l1_table = fields.l1_table(&header)?;
+        Ok(header)
+    }
+}
+
+/// The header's fields by their offsets, each with the checks that need no other.
+struct Fields<'a> {
+    start: &'a [u8],
+    file_bytes: u64,
+}
+
+impl Fields<'_> {
+    fn u32(&self, at: usize) -> u32 {
+        self.start
+            .get(at..)
+            .and_then(|bytes| bytes.first_chunk())
+            .map_or(0, |bytes| u32::from_be_bytes(*bytes))
+    }
+
+    fn u64(&self, at: usize) -> u64 {
+        self.start
+            .get(at..)
+            .and_then(|bytes| bytes.first_chunk())
+            .map_or(0, |bytes| u64::from_be_bytes(*bytes))
+    }
+
+    fn version(&self) -> Result<u32, Refusal> {
+        if !self.start.starts_with(super::MAGIC) {
+            let found = format!("`{}`", self.start[..self.start.len().min(4)].escape_ascii());
+            return Err(malformed(0, "magic", found, "`QFI\\xfb`"));
+        }
+        let version = self.u32(4);
+        let header_bytes = if version < 3 { V2_HEADER_BYTES } else { V3_HEADER_BYTES };
+        if (self.start.len() as u64) < header_bytes {
+            let found = format!("cut off after {} bytes", self.start.len());
+            return Err(malformed(0, "header", found, format!("{header_bytes} bytes")));
+        }
+        match version {
+            2 | 3 => Ok(version),
+            _ => Err(unsupported(4, "version", version, "only versions 2 and 3 are read")),
+        }
+    }
+
+    fn features(&self, version: u32) -> Result<u64, Refusal> {
+        if version < 3 {
+            return Ok(0);
+        }
+        let features = self.u64(72);
+        let refuse =
+            |refused| Err(unsupported(72, "incompatible_features", format!("{features:#x}"), refused));
+        if features & !KNOWN_FEATURES != 0 {
+            return refuse("it has bits that are not known here");
+        }
+        if features & CORRUPT != 0 {
+            return refuse("the image is marked corrupt: repair a copy of it with `qemu-img check -r all`");
+        }
+        if features & EXTERNAL_DATA_FILE != 0 {
+            return refuse(DATA_FILE);
+        }
+        Ok(features)
+    }
+
+    fn cluster_bits(&self, features: u64) -> Result<u32, Refusal> {
+        let cluster_bits = self.u32(20);
+        let extended = features & EXTENDED_L2 != 0;
+        let least = if extended { SMALLEST_EXTENDED_CLUSTER_BITS } else { SMALLEST_CLUSTER_BITS };
+        if (least..=LARGEST_CLUSTER_BITS).contains(&cluster_bits) {
+            return Ok(cluster_bits);
+        }
+        Err(malformed(20, "cluster_bits", cluster_bits, format!("{least} to {LARGEST_CLUSTER_BITS}")))
+    }
+
+    /// The length of the header, where its extensions start.
+    fn header_bytes(&self, version: u32, cluster_bits: u32) -> Result<u64, Refusal> {
+        if version < 3 {
+            return Ok(V2_HEADER_BYTES);
+        }
+        let header_bytes = u64::from(self.u32(100));
+        let most = self.file_bytes.min(1 << cluster_bits);
+        if !(V3_HEADER_BYTES..=most).contains(&header_bytes) || !header_bytes.is_multiple_of(8) {
+            let wanted = format!("a multiple of 8 from {V3_HEADER_BYTES} to {most}");
+            return Err(malformed(100, "header_length", header_bytes, wanted));
+        }
+        Ok(header_bytes)
+    }
+
+    fn check_encryption(&self) -> Result<(), Refusal> {
+        match self.u32(32) {
+            0 => Ok(()),
+            1 => Err(unsupported(32, "crypt_method", "1 (AES)", ENCRYPTED)),
+            2 => Err(unsupported(32, "crypt_method", "2 (LUKS)", ENCRYPTED)),
+            other => Err(malformed(32, "crypt_method", other, "0")),
+        }
+    }
+
+    fn check_backing_file(&self) -> Result<(), Refusal> {
+        let offset = self.u64(8);
+        if offset == 0 {
+            return Ok(());
+        }
+        let len = self.u32(16).min(1023) as usize;
+        let name = usize::try_from(offset).ok().and_then(|at| self.start.get(at..at.checked_add(len)?));
+        let found = match name {
+            Some(name) => format!("{offset} (`{}`)", name.escape_ascii()),
+            None => offset.to_string(),
+        };
+        Err(unsupported(8, "backing_file_offset", found, BACKING_FILE))
+    }
+
+    /// Walks the header extensions. All but the end marker are optional by the specification; those
+    /// that belong to features refused here are refused too.
+    fn check_extensions(&self, header_bytes: u64, cluster_bytes: u64) -> Result<(), Refusal> {
+        let area_end = cluster_bytes.min(self.file_bytes);
+        let mut at = header_bytes;
+        // Eight bytes that do not fit end the area as well as an end marker does.
+        while at + 8 <= area_end {
+            let kind = self.u32(at as usize);
+            let len = u64::from(self.u32(at as usize + 4));
+            match kind {
+                EXTENSION_END => return Ok(()),
+                EXTENSION_ENCRYPTION => {
+                    return Err(unsupported(at, "header extension", "an encryption header", ENCRYPTED));
+                }
+                EXTENSION_DATA_FILE => {
+                    return Err(unsupported(at, "header extension", "a data file name", DATA_FILE));
+                }
+                _ => {}
+            }
+            let room = area_end - at - 8;
+            if len > room {
+                let wanted = format!("at most {room} bytes, to the end of the first cluster");
+                return Err(malformed(at + 4, "header extension length", len, wanted));
+            }
+            at += 8 + len.next_multiple_of(8);
+        }
+        Ok(())
+    }
+
+    /// Snapshots are not read; that their table lies in the file is checked all the same.
+    fn check_snapshots(&self, cluster_bits: u32) -> Result<(), Refusal> {
+        let count = self.u32(60);
+        if count == 0 {
+            return Ok(());
+        }
+        if count > MOST_SNAPSHOTS {
+            return Err(malformed(60, "nb_snapshots", count, format!("at most {MOST_SNAPSHOTS}")));
+        }
+        let bytes = u64::from(count) * SNAPSHOT_ENTRY_BYTES;
+        self.table(64, "snapshots_offset", bytes, cluster_bits).map(drop)
+    }
+
+    fn check_refcount_width(&self, version: u32) -> Result<(), Refusal> {
+        let order = self.u32(96);
+        if version >= 3 && order > 6 {
+            return Err(malformed(96, "refcount_order", order, "at most 6"));
+        }
+        Ok(())
+    }
+
+    fn size_bytes(&self, limits: Limits) -> Result<u64, Refusal> {
+        let size_bytes = self.u64(24);
+        let max_size_bytes = limits.max_size_bytes;
+        if size_bytes > max_size_bytes {
+            return Err(Refusal::TooLarge { format: Format::Qcow2, size_bytes, max_size_bytes });
+        }
+        if !size_bytes.is_multiple_of(512) {
+            return Err(malformed(24, "size", size_bytes, "a multiple of 512"));
+        }
+        Ok(size_bytes)
+    }
+
+    fn codec(&self, features: u64, header_bytes: u64) -> Result<Codec, Refusal> {
+        const OFFSET: u64 = 104;
+        let present = header_bytes > OFFSET;
+        let kind = if present { self.start[OFFSET as usize] } else { 0 };
+        match (features & COMPRESSION_TYPE != 0, kind) {
+            (false, 0) => Ok(Codec::Deflate),
+            (true, 1) => Ok(Codec::Zstd),
+            (false, _) => {
+                Err(malformed(OFFSET, "compression_type", kind, "0, for its feature bit is not set"))
+            }
+            (true, 0) => Err(malformed(OFFSET, "compression_type", kind, "1, for its feature bit is set")),
+            (true, _) => Err(unsupported(OFFSET, "compression_type", kind, "only zlib and zstd are read")),
+        }
+    }
+
+    fn refcount_table(&self, cluster_bits: u32) -> Result<Range<u64>, Refusal> {
+        let bytes = u64::from(self.u32(56)) << cluster_bits;
+        self.table(48, "refcount_table_offset", bytes, cluster_bits)
+    }
+
+    fn l1_table(&self, header: &Header) -> Result<Range<u64>, Refusal> {
+        let entries = u64::from(self.u32(36));
+        let needed = header.size_bytes.div_ceil(header.bytes_per_table());
+        let most = LARGEST_L1_BYTES / 8;
+        if !(needed..=most).contains(&entries) {
+            let wanted = format!("from {needed}, which the disk's size needs, to {most}");
+            return Err(malformed(36, "l1_size", entries, wanted));
+        }
+        self.table(40, "l1_table_offset", entries * 8, header.cluster_bits)
+    }
+
+    /// The table of `bytes` whose offset is the field at `at`. An empty one may lie anywhere.
+    fn table(
+        &self,
+        at: u64,
+        field: &'static str,
+        bytes: u64,
+        cluster_bits: u32,
+    ) -> Result<Range<u64>, Refusal> {
+        let offset = self.u64(at as usize);
+        if bytes == 0 {
+            return Ok(0..0);
+        }
+        let cluster_bytes = 1 << cluster_bits;
+        if !offset.is_multiple_of(cluster_bytes) {
+            return Err(malformed(
+                at,
+                field,
+                offset,
+                format!("a multiple of the cluster size, {cluster_bytes}"),
+            ));
+        }
+        if offset == 0 {
+            return Err(malformed(at, field, offset, "an offset past the header"));
+        }
+        match offset.checked_add(bytes) {
+            Some(end) if end <= self.file_bytes => Ok(offset..end),
+            _ => {
+                let wanted = format!("{bytes} bytes that lie in the file, which has {}", self.file_bytes);
+                Err(malformed(at, field, offset, wanted))
+            }
+        }
+    }
+}
+
+/// A field that contradicts the specification.
+pub(super) fn malformed(
+    offset: u64,
+    field: &'static str,
+    found: impl ToString,
+    wanted: impl Into<String>,
+) -> Refusal {
+    let (found, wanted) = (found.to_string(), wanted.into());
+    Refusal::Malformed { format: Format::Qcow2, offset, field, found, wanted }
+}
+
+fn unsupported(offset: u64, field: &'static str, found: impl ToString, refused: &'static str) -> Refusal {
+    Refusal::Unsupported { format: Format::Qcow2, offset, field, found: found.to_string(), refused }
+}
