@@ -1,0 +1,35 @@
+# Everything a developer or the continuous integration runs. The targets install what they need: see scripts/setup.
+
+help:
+	@echo 'make demo    a Debian and nginx disk becomes an appliance, travels through a registry, boots, and its firewall holds'
+	@echo 'make test    format, lint and all tests; ends with "N passed, N failed, N skipped"'
+	@echo 'make bench   measures against qemu-img, zstd and curl and writes docs/benchmarks.md'
+	@echo 'make build   target/release/hull'
+	@echo 'make lint    format and lint only'
+	@echo 'make clean   removes what was built, the demo disk included'
+
+demo:
+	scripts/setup demo
+	scripts/demo
+
+test:
+	scripts/setup test
+	$(MAKE) --no-print-directory lint
+	scripts/test
+
+bench:
+	scripts/setup bench
+	scripts/bench
+
+build:
+	cargo build --release --bin hull
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+clean:
+	cargo clean
+	rm -rf .cache examples/web/web.vmdk
+
+.PHONY: help demo test bench build lint clean
