@@ -10,6 +10,7 @@ help:
 
 demo:
 	scripts/setup demo
+	cargo build --release --bin hull
 	scripts/demo
 
 test:
@@ -19,6 +20,7 @@ test:
 
 bench:
 	scripts/setup bench
+	cargo build --release --bin hull
 	scripts/bench
 
 build:
