@@ -37,10 +37,11 @@ const EXTENSION_END: u32 = 0;
 const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 
-const BACKING_FILE: &str = "images with a backing file are not read: flatten it with `qemu-img convert`";
-const ENCRYPTED: &str = "encrypted images are not read: decrypt it with `qemu-img convert`";
-const DATA_FILE: &str =
-    "images whose data lies in another file are not read: join them with `qemu-img convert`";
+const BACKING_FILE: &str =
+    "images with a backing file are not read: have it flattened where it was made, with `qemu-img convert`";
+const ENCRYPTED: &str =
+    "encrypted images are not read: have it decrypted where it was made, with `qemu-img convert`";
+const DATA_FILE: &str = "images whose data lies in another file are not read: have them joined where they were made, with `qemu-img convert`";
 
 /// What a checked header says. Every range it names lies in the file, past the header's own cluster.
 #[derive(Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::{MAKE_ONE_FILE, SECTOR, malformed, unsupported};
 
 const NO_PARENT: &str = "ffffffff";
 const PARENT: &str =
-    "snapshots that need a parent are not read: convert the whole chain with `qemu-img convert`";
+    "snapshots of a parent are not read: have the chain flattened where it was made, with `qemu-img convert`";
 
 /// The length up to which text from the file appears in messages, in bytes.
 const QUOTED_BYTES: usize = 64;
@@ -103,7 +103,7 @@ impl<'a> Descriptor<'a> {
             return Err(malformed(self.offset, "extent description", "missing", "one extent"));
         };
         if let Some(second) = extents.next() {
-            let refused = "disks in several extents are not read: `qemu-img convert -O vmdk` makes one file";
+            let refused = "disks in several extents are not read: have it converted where it was made, with `qemu-img convert -O vmdk`";
             return Err(unsupported(second.offset, "second extent", second.quoted(), refused));
         }
         let mut words = extent.text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).skip(1);

@@ -26,7 +26,8 @@ use grains::Grains;
 use header::Header;
 
 pub(super) const MAGIC: &[u8] = b"KDMV";
-pub(super) const MAKE_ONE_FILE: &str = "only streamOptimized and monolithicSparse are read: convert it, `qemu-img convert -O vmdk` makes one file";
+pub(super) const MAKE_ONE_FILE: &str = "only streamOptimized and monolithicSparse are read: \
+    have it converted where it was made, with `qemu-img convert -O vmdk`";
 
 const SECTOR: u64 = 512;
 
