@@ -1,3 +1,7 @@
 //! vm-runner
 
+pub mod engine;
+pub mod nbd;
+pub mod overlay;
+pub mod qemu;
 pub mod qmp;

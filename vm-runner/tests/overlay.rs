@@ -1,0 +1,54 @@
+//! Overlays, judged by `qemu-img`.
+
+#![expect(clippy::print_stderr, reason = "a test that is skipped says why")]
+
+use std::process::Command;
+
+use vm_runner::overlay;
+
+/// `qemu-img` with `args`; `None` where there is none.
+fn qemu_img(args: &[&str]) -> Option<String> {
+    let Ok(output) = Command::new("qemu-img").args(args).output() else {
+        eprintln!("skipped: qemu-img is not installed");
+        return None;
+    };
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn qemu_finds_no_fault_in_overlays_of_any_size() {
+    let folder = tempfile::tempdir().unwrap();
+    for size_bytes in [512, 1 << 20, (2 << 30) + 512, 10 << 40, 1 << 50] {
+        let path = folder.path().join(size_bytes.to_string());
+        overlay::create(&path, size_bytes).unwrap();
+        let path = path.to_str().unwrap();
+        let Some(check) = qemu_img(&["check", "--output=json", "-f", "qcow2", path]) else { return };
+        let check: serde_json::Value = serde_json::from_str(&check).unwrap();
+        for fault in ["corruptions", "leaks", "check-errors"] {
+            assert_eq!(check[fault].as_u64().unwrap_or(0), 0, "{size_bytes}: {fault}");
+        }
+        let info = qemu_img(&["info", "--output=json", "-f", "qcow2", path]).unwrap();
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+        assert_eq!(info["virtual-size"], size_bytes);
+        assert_eq!(info["backing-filename"], serde_json::Value::Null);
+    }
+}
+
+#[test]
+fn an_overlay_that_exists_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("overlay.qcow2");
+    std::fs::write(&path, "precious").unwrap();
+    let error = overlay::create(&path, 1 << 20).unwrap_err();
+    assert!(error.to_string().starts_with("cannot create the overlay `"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+}
+
+#[test]
+fn an_ephemeral_overlay_has_no_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = overlay::create_ephemeral(folder.path(), 1 << 20).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 4 << 16);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
