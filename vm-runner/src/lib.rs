@@ -2,6 +2,7 @@
 
 pub mod engine;
 pub mod nbd;
+pub mod net;
 pub mod overlay;
 pub mod qemu;
 pub mod qmp;

@@ -1,0 +1,73 @@
+//! A VM's way out: a pair of interfaces, one on the host and one in its namespace.
+//!
+//! Only machines whose policy lets them reach somebody have one. For the others the namespace is a
+//! dead end: both interfaces are inside, so that what they try to send is routed, judged and
+//! counted like everybody's, and there is no way by which it could leave.
+
+use std::fs;
+use std::io;
+
+use super::host::{self, HostLock};
+use super::layout::{Link, Names, UPLINK};
+use super::namespace::Namespace;
+use super::program::{self, ProgramError};
+use super::{NetError, Place};
+
+/// The far side of a dead end.
+const DEAD_END: &str = "end0";
+
+/// Makes the uplink, up on both sides and routed, and has the host let it out.
+///
+/// What an error leaves behind, [`remove`] takes away.
+pub(super) fn create(place: &Place, namespace: &Namespace, mtu: u16) -> Result<(), NetError> {
+    let lock = HostLock::take(&place.runtime_dir).map_err(NetError::io("lock the host's network"))?;
+    let (outer, inner) = (&place.names.uplink, &place.names.namespace);
+    let link = Link::choose(place.names.seed, &host::networks(&host::interfaces()?));
+    let Link { host, inside } = link.ok_or(NetError::NoFreeLink)?;
+    program::ip_batch(
+        "make the uplink",
+        &format!("link add {outer} mtu {mtu} type veth peer name {UPLINK} mtu {mtu} netns {inner}"),
+    )?;
+    for (setting, value) in [
+        (format!("ipv6/conf/{outer}/disable_ipv6"), "1"),
+        (format!("ipv4/conf/{outer}/rp_filter"), "1"),
+        (format!("ipv4/conf/{outer}/accept_redirects"), "0"),
+        (format!("ipv4/conf/{outer}/send_redirects"), "0"),
+    ] {
+        set(&setting, value).map_err(NetError::io("configure the uplink"))?;
+    }
+    lock.open_way_out()?;
+    program::ip_batch(
+        "bring the uplink up",
+        &format!("address add {host}/31 dev {outer}\nlink set {outer} up"),
+    )?;
+    let commands = format!(
+        "address add {inside}/31 dev {UPLINK}\nlink set {UPLINK} up\nroute add default via {host} dev {UPLINK}"
+    );
+    super::inside(namespace, || Ok(program::ip_batch("bring the uplink up inside", &commands)?))
+}
+
+/// Makes an uplink that leads nowhere.
+pub(super) fn create_dead_end(namespace: &Namespace) -> Result<(), NetError> {
+    let commands = format!(
+        "link add {UPLINK} type veth peer name {DEAD_END}\nlink set {UPLINK} up\nroute add default dev {UPLINK}"
+    );
+    super::inside(namespace, || Ok(program::ip_batch("make an uplink that leads nowhere", &commands)?))
+}
+
+/// Removes the uplink, if it is there; its other end goes with it.
+pub(super) fn remove(names: &Names) -> Result<(), ProgramError> {
+    if host::interfaces()?.iter().any(|interface| interface.name == names.uplink) {
+        program::ip("remove the uplink", &["link", "delete", &names.uplink])?;
+    }
+    Ok(())
+}
+
+/// Writes a setting under `/proc/sys/net` in the network namespace of the calling thread. One that
+/// this kernel does not have is nothing to switch off.
+pub(super) fn set(setting: &str, value: &str) -> io::Result<()> {
+    match fs::write(format!("/proc/sys/net/{setting}"), value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
