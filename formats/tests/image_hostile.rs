@@ -6,7 +6,7 @@ use std::error::Error;
 use std::iter::successors;
 
 use formats::image::{self, Format, Limits, OpenError};
-use formats::{Disk, ReadError, RunKind};
+use formats::{Disk, ReadError, Run, RunKind};
 use image_samples::{
     DESCRIPTOR_TEXT, file_of, put, put_grain, qcow2, qcow2_extended, vmdk, vmdk_with, with_footer,
 };
@@ -195,6 +195,16 @@ fn a_folder_is_not_a_disk() {
         told(&error),
         "cannot open here\\n as a disk: this is a folder; wanted a regular file or a block device"
     );
+}
+
+#[test]
+fn a_raw_disk_whose_file_became_shorter_is_not_read_as_zeros() {
+    let file = file_of(&[1; 8192]);
+    let disk = image::open(file.try_clone().unwrap(), "disk.img", None, LIMITS).unwrap();
+    file.set_len(4096).unwrap();
+    assert!(matches!(disk.read_at(4000, &mut [0; 200]), Err(ReadError::Io { .. })));
+    assert!(matches!(disk.runs(4096, 4096), Err(ReadError::Io { .. })));
+    assert_eq!(disk.runs(0, 4096).unwrap(), [Run { len: 4096, kind: RunKind::Data }]);
 }
 
 #[test]

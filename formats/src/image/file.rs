@@ -43,6 +43,16 @@ impl ImageFile {
         offset.checked_add(len).is_some_and(|end| end <= self.size_bytes)
     }
 
+    /// Tells a hole at the end of the file from an end that has come nearer.
+    pub(super) fn check_not_shrunk(&self) -> Result<(), ReadError> {
+        let failed = |source| ReadError::Io { what: "the image's size".to_owned(), source };
+        let now = self.file.metadata().map_err(failed)?;
+        if now.is_file() && now.len() < self.size_bytes {
+            return Err(failed(io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter")));
+        }
+        Ok(())
+    }
+
     /// Fills `buf` with the file's bytes from `offset` on.
     pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadFailed> {
         self.file.read_exact_at(buf, offset).map_err(|source| ReadFailed { offset, len: buf.len(), source })

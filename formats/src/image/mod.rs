@@ -1,6 +1,6 @@
 //! Foreign disk images, read as the guest's disk: raw, qcow2 and VMDK.
 //!
-//! [`open`] turns an open file into a [`Disk`](crate::Disk); [`detect`] says by its magic what a file is.
+//! [`open`] turns an open file into a [`Disk`]; [`detect()`] says by its magic what a file is.
 //! Whatever is not one disk in one file is refused with the reason: backing files, data files, split
 //! extents, encryption, features not known here. No path named inside an image is ever opened, and no
 //! field is believed before it was held against the length of the file.
@@ -40,7 +40,7 @@ pub struct Limits {
     pub max_size_bytes: u64,
 }
 
-/// Opens the disk image in `file`, as `format` or, where that is `None`, as what [`detect`] finds.
+/// Opens the disk image in `file`, as `format` or, where that is `None`, as what [`detect()`] finds.
 ///
 /// `name` serves messages only. A caller that keeps an image for later use should keep its format too:
 /// a guest can write any magic to the first sector of a raw disk.

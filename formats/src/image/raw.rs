@@ -42,7 +42,10 @@ impl RawDisk {
             return Ok(run(end, RunKind::Zero));
         }
         match self.seek(SeekFrom::Data(offset))? {
-            Found::Nothing => return Ok(run(end, RunKind::Zero)),
+            Found::Nothing => {
+                self.file.check_not_shrunk()?;
+                return Ok(run(end, RunKind::Zero));
+            }
             Found::Unsupported => return Ok(run(end, RunKind::Data)),
             Found::At(data) if data > offset => return Ok(run(data, RunKind::Zero)),
             Found::At(_) => {}
