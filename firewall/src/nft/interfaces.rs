@@ -98,7 +98,7 @@ impl FromStr for MacAddress {
 
     fn from_str(text: &str) -> Result<Self, InterfaceError> {
         let bad = || InterfaceError::BadMac { text: text.escape_debug().to_string() };
-        let octets: Option<Vec<u8>> = text.split(':').map(|pair| hex_octet(pair)).collect();
+        let octets: Option<Vec<u8>> = text.split(':').map(hex_octet).collect();
         let octets = octets.and_then(|octets| <[u8; 6]>::try_from(octets).ok()).ok_or_else(bad)?;
         Self::new(octets).map_err(|_| bad())
     }

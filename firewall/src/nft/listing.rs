@@ -166,7 +166,7 @@ impl Loaded {
         let place = format!("chain {family} {}", chain.name);
         let key = (family.to_owned(), chain.name.clone());
         let found = self.chains.remove(&key).ok_or_else(|| VerifyError::Missing { what: place.clone() })?;
-        differs(&place, &found.describe(), &describe_base(chain.base.as_ref()))?;
+        differs(&place, &found.describe(chain.base.as_ref()), &describe_base(chain.base.as_ref()))?;
         let rules = self.rules.remove(&key).unwrap_or_default();
         differs(&place, &format!("{} rules", rules.len()), &format!("{} rules", chain.rules.len()))?;
         for (index, (found, wanted)) in rules.iter().zip(&chain.rules).enumerate() {
@@ -259,19 +259,25 @@ struct ChainWire {
     #[serde(rename = "type")]
     kind: Option<String>,
     hook: Option<String>,
-    dev: Option<String>,
+    /// A name, or several; nft 1.0.6 leaves it out.
+    dev: Option<Value>,
     prio: Option<i64>,
     policy: Option<String>,
 }
 
 impl ChainWire {
-    /// In the words of [`describe_base`].
-    fn describe(&self) -> String {
+    /// In the words of [`describe_base`]. A device that nft does not list is taken to be the one of `wanted`.
+    fn describe(&self, wanted: Option<&Base>) -> String {
         let (Some(kind), Some(hook), Some(priority)) = (&self.kind, &self.hook, self.prio) else {
             return "no hook".to_owned();
         };
-        let policy = self.policy.as_deref().unwrap_or("accept");
-        format!("{kind} {hook} {} {priority} {policy}", self.dev.as_deref().unwrap_or("-"))
+        let device = match &self.dev {
+            None => wanted.and_then(|base| base.device.clone()).unwrap_or_else(|| "-".to_owned()),
+            Some(Value::String(name)) => name.clone(),
+            Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+            Some(other) => other.to_string(),
+        };
+        format!("{kind} {hook} {device} {priority} {}", self.policy.as_deref().unwrap_or("accept"))
     }
 }
 
