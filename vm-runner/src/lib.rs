@@ -1,6 +1,7 @@
 //! vm-runner
 
 pub mod engine;
+pub mod kvm;
 pub mod nbd;
 pub mod net;
 pub mod overlay;
