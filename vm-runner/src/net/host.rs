@@ -22,6 +22,13 @@ use super::NetError;
 use super::layout::{LINKS, OUR_INTERFACES, PREFIX};
 use super::program::{self, ProgramError};
 
+/// Where the host's network is locked, and what it was before is remembered: one folder for the host.
+const RUNTIME_DIR: &str = "/run/hull";
+const LOCK: &str = "network.lock";
+/// Exists while forwarding is on only because of us. Holds the id of the boot it is about, so that a
+/// file which outlived a reboot says nothing.
+const WAS_OFF: &str = "forwarding-was-off";
+
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -32,21 +39,16 @@ const LEAST_MTU: u16 = 576;
 
 /// The right to change the host's network; held by one thread of one process at a time.
 #[derive(Debug)]
-pub(super) struct HostLock {
-    /// Exists while forwarding is on only because of us. Holds the id of the boot it is about, so
-    /// that a file which outlived a reboot says nothing.
-    was_off: PathBuf,
-    _lock: OwnedFd,
-}
+pub(super) struct HostLock(#[expect(dead_code, reason = "held, and given back by closing it")] OwnedFd);
 
 impl HostLock {
-    /// Waits for the lock. `runtime_dir` must be the same for everybody on the host.
-    pub(super) fn take(runtime_dir: &Path) -> io::Result<Self> {
-        fs::create_dir_all(runtime_dir)?;
-        let lock =
-            File::options().create(true).append(true).mode(0o600).open(runtime_dir.join("network.lock"))?;
+    /// Waits for the lock.
+    pub(super) fn take() -> io::Result<Self> {
+        fs::create_dir_all(RUNTIME_DIR)?;
+        let path = Path::new(RUNTIME_DIR).join(LOCK);
+        let lock = File::options().create(true).append(true).mode(0o600).open(path)?;
         flock(&lock, FlockOperation::LockExclusive)?;
-        Ok(Self { was_off: runtime_dir.join("forwarding-was-off"), _lock: lock.into() })
+        Ok(Self(lock.into()))
     }
 
     /// Makes the host a router for VMs, and for nobody who has not made it one already.
@@ -55,10 +57,9 @@ impl HostLock {
         let forwarding =
             fs::read_to_string(FORWARDING).map_err(NetError::io("read whether packets are forwarded"))?;
         if forwarding.trim() == "0" {
-            fs::write(&self.was_off, &boot)
-                .map_err(NetError::io("remember that packets were not forwarded"))?;
+            fs::write(was_off(), &boot).map_err(NetError::io("remember that packets were not forwarded"))?;
         }
-        let only_ours = fs::read_to_string(&self.was_off).is_ok_and(|about| about == boot);
+        let only_ours = fs::read_to_string(was_off()).is_ok_and(|about| about == boot);
         program::nft_load("let VMs out of the host", &table(only_ours))?;
         if forwarding.trim() == "0" {
             fs::write(FORWARDING, "1").map_err(NetError::io("forward packets"))?;
@@ -72,18 +73,22 @@ impl HostLock {
             return Ok(());
         }
         let boot = fs::read_to_string(BOOT_ID).map_err(NetError::io("read the boot's id"))?;
-        if fs::read_to_string(&self.was_off).is_ok_and(|about| about == boot) {
+        if fs::read_to_string(was_off()).is_ok_and(|about| about == boot) {
             fs::write(FORWARDING, "0").map_err(NetError::io("stop forwarding packets"))?;
         }
         // Naming the table before deleting it makes this work where it is not there.
         program::nft_load("remove its table from the host", "table inet hull\ndelete table inet hull\n")?;
-        match fs::remove_file(&self.was_off) {
+        match fs::remove_file(was_off()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(NetError::io("forget that packets were not forwarded")(error))
             }
             _ => Ok(()),
         }
     }
+}
+
+pub(super) fn was_off() -> PathBuf {
+    Path::new(RUNTIME_DIR).join(WAS_OFF)
 }
 
 /// The host's table, replacing whatever it was, in one transaction.

@@ -9,7 +9,7 @@
 //!      `--------------------- an error anywhere undoes everything before it ----------------------'
 //! ```
 //!
-//! Everything is named after the VM's id and lives in the kernel, so [`cleanup`] can remove it after
+//! Everything is named after the VM's id and lives in the kernel, so [`Network::cleanup`] can remove it after
 //! whoever made it was killed. Never: a process inside the namespace, a guest's packet before the
 //! policy is in force, a change to rules of the host that are not ours. For now this needs root.
 
@@ -28,7 +28,7 @@ mod uplink;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -45,10 +45,6 @@ use self::namespace::Namespace;
 pub use self::program::ProgramError;
 use self::relay::{Ports, Relay};
 pub use self::relay::{PublishError, PublishedCounters};
-
-/// Where the host's network is locked and what it was before is remembered. Everybody on a host must
-/// use the same folder, whatever else they keep apart.
-pub const HOST_RUNTIME_DIR: &str = "/run/hull";
 
 /// For how long a guest may use its address before it asks again: one day.
 const LEASE_SECONDS: u32 = 86_400;
@@ -67,8 +63,6 @@ pub struct NetworkSpec<'a> {
     pub policy: &'a MachinePolicy,
     /// Whether this host enforces the policy or only counts what it would drop.
     pub mode: Mode,
-    /// The folder for what all VMs of this host share; [`HOST_RUNTIME_DIR`] unless under test.
-    pub runtime_dir: &'a Path,
 }
 
 /// Why a VM has no network. Whatever had been set up is undone.
@@ -130,6 +124,10 @@ impl NetError {
     fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { doing, source }
     }
+
+    fn bad_id(vm: &str) -> Self {
+        Self::BadId { vm: vm.escape_debug().to_string() }
+    }
 }
 
 /// A VM's network, ready for the guest. Dropping it removes it.
@@ -156,7 +154,6 @@ struct Services {
 #[derive(Debug)]
 struct Place {
     names: Names,
-    runtime_dir: PathBuf,
     is_removed: bool,
 }
 
@@ -169,8 +166,7 @@ impl Network {
     /// [`NetError`]; then nothing is left of it.
     pub fn create(spec: &NetworkSpec<'_>) -> Result<Self, NetError> {
         check_host()?;
-        let names =
-            Names::of(spec.vm).ok_or_else(|| NetError::BadId { vm: spec.vm.escape_debug().to_string() })?;
+        let names = Names::of(spec.vm).ok_or_else(|| NetError::bad_id(spec.vm))?;
         let interfaces = host::interfaces()?;
         let environment = Environment {
             mode: spec.mode,
@@ -181,12 +177,12 @@ impl Network {
         let ports = Ports::open(&spec.policy.firewall)?;
         let mtu = host::mtu_of_way_out()?;
 
-        let place = Place::take(names, spec.runtime_dir)?;
+        let place = Place::take(names)?;
         let namespace =
             Namespace::open(&place.names.namespace).map_err(NetError::io("open the network namespace"))?;
         let tap = inside(&namespace, close_and_plug_in)?;
         if reaches_out(spec, &compiled) {
-            uplink::create(&place, &namespace, mtu)?;
+            uplink::create(&place.names, &namespace, mtu)?;
         } else {
             uplink::create_dead_end(&namespace)?;
         }
@@ -235,36 +231,35 @@ impl Network {
     ///
     /// # Errors
     ///
-    /// [`NetError`] where something may be left; [`cleanup`] can be tried later.
+    /// [`NetError`] where something may be left; [`Network::cleanup`] can be tried later.
     pub fn remove(mut self) -> Result<(), NetError> {
         self.services.end();
         self.place.remove()
     }
-}
 
-/// Removes whatever there is of the network of a VM that runs no more; all is well if there is
-/// nothing. Whoever calls it makes sure that no QEMU and no supervisor of that VM lives.
-///
-/// # Errors
-///
-/// [`NetError`] where something may be left.
-pub fn cleanup(vm: &str, runtime_dir: &Path) -> Result<(), NetError> {
-    let names = Names::of(vm).ok_or_else(|| NetError::BadId { vm: vm.escape_debug().to_string() })?;
-    remove(&names, runtime_dir)
-}
+    /// Removes whatever there is of the network of a VM that runs no more; all is well if there is
+    /// nothing. Whoever calls it makes sure that no QEMU and no supervisor of that VM lives.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError`] where something may be left.
+    pub fn cleanup(vm: &str) -> Result<(), NetError> {
+        remove(&Names::of(vm).ok_or_else(|| NetError::bad_id(vm))?)
+    }
 
-/// The ids of all VMs on this host that have a network, running or not.
-///
-/// # Errors
-///
-/// Where `/run/netns` cannot be read.
-pub fn list() -> io::Result<Vec<String>> {
-    let names = namespace::names()?;
-    Ok(names.iter().filter_map(|name| name.strip_prefix(PREFIX)).map(str::to_owned).collect())
+    /// The ids of all VMs on this host that have a network, running or not.
+    ///
+    /// # Errors
+    ///
+    /// Where `/run/netns` cannot be read.
+    pub fn list() -> io::Result<Vec<String>> {
+        let names = namespace::names()?;
+        Ok(names.iter().filter_map(|name| name.strip_prefix(PREFIX)).map(str::to_owned).collect())
+    }
 }
 
 /// Tries every step, whatever became of those before it, and returns the first error.
-fn remove(names: &Names, runtime_dir: &Path) -> Result<(), NetError> {
+fn remove(names: &Names) -> Result<(), NetError> {
     if let Ok(namespace) = Namespace::open(&names.namespace) {
         // A descriptor of the tap that somebody still holds would keep the device. Where it cannot be
         // deleted it is gone already, as a rule; if not, it goes with the namespace.
@@ -273,7 +268,7 @@ fn remove(names: &Names, runtime_dir: &Path) -> Result<(), NetError> {
     }
     let uplink = uplink::remove(names).map_err(NetError::from);
     let namespace = namespace::delete(&names.namespace).map_err(NetError::from);
-    let lock = HostLock::take(runtime_dir).map_err(NetError::io("lock the host's network"));
+    let lock = HostLock::take().map_err(NetError::io("lock the host's network"));
     let way_out = lock.and_then(|lock| lock.close_way_out_if_unused());
     uplink.and(namespace).and(way_out)
 }
@@ -297,24 +292,24 @@ fn reaches_out(spec: &NetworkSpec<'_>, compiled: &Compiled) -> bool {
 
 impl Place {
     /// Makes the namespace, under a name that nobody has.
-    fn take(names: Names, runtime_dir: &Path) -> Result<Self, NetError> {
+    fn take(names: Names) -> Result<Self, NetError> {
         if namespace::exists(&names.namespace) {
             return Err(NetError::Exists { namespace: names.namespace });
         }
         namespace::create(&names.namespace)?;
-        Ok(Self { names, runtime_dir: runtime_dir.to_owned(), is_removed: false })
+        Ok(Self { names, is_removed: false })
     }
 
     fn remove(&mut self) -> Result<(), NetError> {
         self.is_removed = true;
-        remove(&self.names, &self.runtime_dir)
+        remove(&self.names)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         if !self.is_removed {
-            // Nobody is left to tell; what stays behind is found by its name and removed by `cleanup`.
+            // Nobody is left to tell; what stays behind is found by its name and removed by `Network::cleanup`.
             drop(self.remove());
         }
     }

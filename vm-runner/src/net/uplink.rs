@@ -7,11 +7,11 @@
 use std::fs;
 use std::io;
 
+use super::NetError;
 use super::host::{self, HostLock};
 use super::layout::{Link, Names, UPLINK};
 use super::namespace::Namespace;
 use super::program::{self, ProgramError};
-use super::{NetError, Place};
 
 /// The far side of a dead end.
 const DEAD_END: &str = "end0";
@@ -19,10 +19,10 @@ const DEAD_END: &str = "end0";
 /// Makes the uplink, up on both sides and routed, and has the host let it out.
 ///
 /// What an error leaves behind, [`remove`] takes away.
-pub(super) fn create(place: &Place, namespace: &Namespace, mtu: u16) -> Result<(), NetError> {
-    let lock = HostLock::take(&place.runtime_dir).map_err(NetError::io("lock the host's network"))?;
-    let (outer, inner) = (&place.names.uplink, &place.names.namespace);
-    let link = Link::choose(place.names.seed, &host::networks(&host::interfaces()?));
+pub(super) fn create(names: &Names, namespace: &Namespace, mtu: u16) -> Result<(), NetError> {
+    let lock = HostLock::take().map_err(NetError::io("lock the host's network"))?;
+    let (outer, inner) = (&names.uplink, &names.namespace);
+    let link = Link::choose(names.seed, &host::networks(&host::interfaces()?));
     let Link { host, inside } = link.ok_or(NetError::NoFreeLink)?;
     program::ip_batch(
         "make the uplink",
