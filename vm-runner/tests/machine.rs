@@ -14,11 +14,11 @@ use appliance::{Arch, Devices};
 use formats::{Disk, ReadError, Run, RunKind};
 use vm_runner::engine::{
     Accel, Cpu, Drive, DriveContent, DriveLimits, Firmware, Hypervisor, MachineEvent, MachineSpec,
-    ProcessOptions, ShutdownCause, StartError, Started, UnixUser,
+    ProcessOptions, SecureBoot, ShutdownCause, StartError, Started, UnixUser,
 };
 use vm_runner::nbd::{Connection, Export};
 use vm_runner::overlay;
-use vm_runner::qemu::Qemu;
+use vm_runner::qemu::{Qemu, find_uefi};
 
 const PATIENT: Duration = Duration::from_secs(60);
 
@@ -121,6 +121,26 @@ fn nobody() -> Option<UnixUser> {
     }
     eprintln!("skipped: becoming another user needs root");
     None
+}
+
+/// UEFI firmware looks for something to boot, and says so on the serial port.
+#[test]
+fn uefi_firmware_looks_for_something_to_boot() {
+    let Some(qemu) = qemu() else { return };
+    for secure_boot in [SecureBoot::Off, SecureBoot::Enforced] {
+        let firmware = match find_uefi(Path::new("/"), Arch::Amd64, secure_boot) {
+            Ok(firmware) => firmware,
+            Err(missing) => return eprintln!("skipped: {missing}"),
+        };
+        let mut variables = tempfile::tempfile().unwrap();
+        std::io::copy(&mut File::open(firmware.variables_template).unwrap(), &mut variables).unwrap();
+        let uefi = Firmware::Uefi { code: firmware.code, variables, secure_boot };
+        let mut spec = spec(uefi, Accel::Tcg);
+        spec.memory_bytes = 256 << 20;
+        let mut started = qemu.start_paused(spec, options(nobody())).unwrap();
+        started.machine.resume().unwrap();
+        hear(&mut started.serial, "BdsDxe: ");
+    }
 }
 
 /// A disk that holds a boot sector and then nothing, and counts on nobody reading past its end.

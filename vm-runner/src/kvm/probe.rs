@@ -119,7 +119,7 @@ pub fn probe() -> Result<(), KvmUnusable> {
 #[cfg(target_arch = "x86_64")]
 mod run {
     use std::ffi::c_void;
-    use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+    use std::sync::mpsc::{Receiver, Sender, channel};
     use std::thread::{self, JoinHandle};
     use std::time::Duration;
 
@@ -131,6 +131,9 @@ mod run {
     use super::{KvmUnusable, io};
     use crate::kvm::guest::{self, GREETING, PORT, Page};
 
+    /// How long the kernel may take to set the machine up: a few ms, more for the first one after boot.
+    const SETUP: Duration = Duration::from_secs(1);
+
     /// How long the guest may take. A processor needs about 1 ms, on a busy host some 10.
     const BUDGET: Duration = Duration::from_millis(100);
 
@@ -139,29 +142,42 @@ mod run {
 
     type Verdict = Result<(), KvmUnusable>;
 
+    /// What the processor's thread reports.
+    enum Progress {
+        /// The guest runs from now on.
+        Running,
+        /// It has ended, or never ran.
+        Ended(Verdict),
+    }
+
     /// Runs the guest from its instruction number `first`, on a thread of its own.
     pub(super) fn run_in_time(first: usize) -> Verdict {
         // Interrupting the processor takes a signal with a handler, else it would end the program.
         register_signal_handler(SIGRTMIN(), ignore).map_err(setup("installing a signal handler"))?;
-        let (sender, verdict) = channel();
+        let (sender, progress) = channel();
         let processor = thread::Builder::new()
             .name("kvm-probe".into())
             .spawn(move || {
-                let _ = sender.send(run_guest(first)); // Nobody listens any more where it came too late.
+                let verdict = run_guest(first, &sender);
+                let _ = sender.send(Progress::Ended(verdict)); // Nobody listens any more where it came too late.
             })
             .map_err(|error| KvmUnusable::Setup { step: "starting a thread", error })?;
-        match verdict.recv_timeout(BUDGET) {
-            Ok(verdict) => verdict,
-            Err(RecvTimeoutError::Timeout) => interrupt(&processor, &verdict),
-            Err(RecvTimeoutError::Disconnected) => Err(KvmUnusable::Stuck),
+        match progress.recv_timeout(SETUP) {
+            Ok(Progress::Running) => {}
+            Ok(Progress::Ended(verdict)) => return verdict,
+            Err(_) => return Err(KvmUnusable::Stuck),
+        }
+        match progress.recv_timeout(BUDGET) {
+            Ok(Progress::Ended(verdict)) => verdict,
+            _ => interrupt(&processor, &progress),
         }
     }
 
     /// Signals until the processor stops: one signal could come just before it enters the guest.
-    fn interrupt(processor: &JoinHandle<()>, verdict: &Receiver<Verdict>) -> Verdict {
+    fn interrupt(processor: &JoinHandle<()>, progress: &Receiver<Progress>) -> Verdict {
         for _ in 0..GRACE.as_millis() {
             let _ = processor.kill(SIGRTMIN()); // Fails where the thread has just ended.
-            if let Ok(verdict) = verdict.recv_timeout(Duration::from_millis(1)) {
+            if let Ok(Progress::Ended(verdict)) = progress.recv_timeout(Duration::from_millis(1)) {
                 return verdict;
             }
         }
@@ -170,7 +186,7 @@ mod run {
 
     extern "C" fn ignore(_: c_int, _: *mut siginfo_t, _: *mut c_void) {}
 
-    fn run_guest(first: usize) -> Verdict {
+    fn run_guest(first: usize, progress: &Sender<Progress>) -> Verdict {
         let mut memory = guest::memory(); // Dropped last: the machine below uses it.
         let kvm = super::open()?;
         let vm = kvm.create_vm().map_err(setup("creating a machine"))?;
@@ -181,6 +197,7 @@ mod run {
         let reset = cpu.get_sregs().map_err(setup("reading system registers"))?;
         cpu.set_sregs(&guest::system_registers(reset)).map_err(setup("setting system registers"))?;
         cpu.set_regs(&guest::registers(first)).map_err(setup("setting registers"))?;
+        let _ = progress.send(Progress::Running);
         run_to_the_end(&mut cpu)
     }
 
