@@ -2,7 +2,8 @@
 
 use crate::nft::Interfaces;
 
-/// What to write below `/proc/sys` inside the namespace, before the tap is up: path and value.
+/// What to write below `/proc/sys` inside the namespace, after [`nft::deny_all`](crate::nft::deny_all) is loaded and
+/// before the tap is up: path and value.
 ///
 /// Each must succeed: without forwarding nothing leaves, and without the rest the rules hold less than they say.
 /// Timeouts are shorter than the kernel's where a dead flow would hold its place for days.

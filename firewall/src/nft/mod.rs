@@ -26,7 +26,7 @@ pub use interfaces::{InterfaceError, InterfaceName, Interfaces, MacAddress};
 pub use listing::{Count, Counters, ListingError, VerifyError, parse_counters, verify};
 
 use crate::compile::Compiled;
-use text::{Base, Chain, Family, Table};
+use text::{Base, Chain, Family, Table, Verdict};
 
 /// Arguments of `nft` that load a text from standard input.
 pub const LOAD: [&str; 2] = ["-f", "-"];
@@ -39,14 +39,21 @@ pub const LIST_COUNTERS: [&str; 3] = ["-j", "list", "counters"];
 const TABLE: &str = "hull";
 
 /// Rules that let nothing into, out of or through the namespace. Needs no interface to be there.
+///
+/// The one rule in it drops nothing that would have passed: it names connection tracking, so that the kernel sets that
+/// up and [`sysctls`](crate::sysctls) finds its settings.
 pub fn deny_all() -> String {
-    let denied = |name: &str, hook| Chain {
+    let denied = |name: &str, hook, rules| Chain {
         name: name.to_owned(),
         base: Some(Base { kind: "filter", hook, device: None, priority: 0, policy: "drop" }),
-        rules: Vec::new(),
+        rules,
     };
-    let chains =
-        vec![denied("to_host", "input"), denied("via_forward", "forward"), denied("to_guest", "output")];
+    let tracking = text::rule("ct state invalid").then(Verdict::Drop);
+    let chains = vec![
+        denied("to_host", "input", vec![tracking]),
+        denied("via_forward", "forward", Vec::new()),
+        denied("to_guest", "output", Vec::new()),
+    ];
     Table { family: Family::Inet, counters: Vec::new(), chains }.to_string()
 }
 

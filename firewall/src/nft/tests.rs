@@ -4,7 +4,7 @@ use appliance::policy::Firewall;
 use serde_json::json;
 
 use super::*;
-use crate::{Environment, FlowLog, Resolver, compile};
+use crate::{Denial, Direction, Environment, FlowLog, Resolver, compile};
 
 fn interfaces() -> Interfaces {
     Interfaces {
@@ -27,6 +27,7 @@ fn deny_all_has_no_rule_and_no_way_through() {
     table inet hull {
       chain to_host {
         type filter hook input priority 0; policy drop;
+        ct state invalid drop
       }
       chain via_forward {
         type filter hook forward priority 0; policy drop;
@@ -291,4 +292,33 @@ fn a_web_server_is_written_out_like_this() {
       }
     }
     "#);
+}
+
+#[test]
+fn counters_are_read_back_under_the_names_that_people_know() {
+    let counter = |family: &str, table: &str, name: &str, packets: u64| json!({ "counter": { "family": family, "table": table, "name": name, "handle": 1, "packets": packets, "bytes": 10 } });
+    let answer = json!({ "nftables": [
+        { "metainfo": { "version": "1.0.6" } },
+        counter("inet", "hull", "in_a_b", 1),
+        counter("inet", "hull", "out_a_b", 2),
+        counter("inet", "hull", "over_out_a_b", 3),
+        counter("inet", "hull", "drop_spoofed", 4),
+        counter("netdev", "hull", "drop_spoofed", 5),
+        counter("inet", "other", "drop_spoofed", 6),
+        counter("inet", "hull", "something_else", 7),
+    ] });
+    let counters = parse_counters(&answer.to_string()).unwrap();
+    let (name, count) = ("a-b".to_owned(), |packets, bytes| Count { packets, bytes });
+    assert_eq!(counters.rules[&(Direction::Ingress, name.clone())], count(1, 10));
+    assert_eq!(counters.rules[&(Direction::Egress, name.clone())], count(2, 10));
+    assert_eq!(counters.over_rate[&name], count(3, 10));
+    assert_eq!(counters.denied[&Denial::Spoofed], count(9, 20));
+    assert_eq!((counters.rules.len(), counters.over_rate.len(), counters.denied.len()), (2, 1, 1));
+}
+
+#[test]
+fn an_answer_that_is_not_nfts_is_an_error() {
+    for answer in ["", "{}", "[]", "{\"nftables\": 1}", "{\"nftables\": [{\"counter\": {}}]}"] {
+        assert!(parse_counters(answer).is_err(), "{answer}");
+    }
 }

@@ -8,4 +8,5 @@ mod lab;
 mod limits;
 mod link;
 mod loading;
+mod policies;
 mod wire;
