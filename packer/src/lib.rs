@@ -2,7 +2,11 @@
 
 mod archive;
 mod contents;
+pub mod disks;
 pub mod hull_toml;
+mod pack;
 
 pub use archive::{ArchiveError, write_archive};
 pub use contents::{Contents, ContentsError, Platform};
+pub use disks::{PackOptions, Progress};
+pub use pack::{PackError, PackRequest, Packed, pack};

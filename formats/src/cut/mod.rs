@@ -152,7 +152,7 @@ impl Cutter<'_> {
     }
 
     /// The disk has ended. Returns its last chunk, if one has not ended before.
-    pub fn finish(mut self) -> Option<Range<u64>> {
+    pub fn finish(&mut self) -> Option<Range<u64>> {
         self.end_chunk()
     }
 
