@@ -15,39 +15,36 @@
 
 mod connector;
 mod dhcp;
+mod error;
 mod host;
 mod layout;
 mod namespace;
 mod program;
 mod relay;
+mod services;
 mod tap;
 #[cfg(test)]
 mod tests;
 mod uplink;
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use appliance::policy::{MachinePolicy, Mode};
-use firewall::nft::{self, Counters, InterfaceName, Interfaces, ListingError, MacAddress, VerifyError};
-use firewall::{CompileError, Compiled, Direction, Environment, Gate, Notice, Resolver};
-use rustix::event::{EventfdFlags, eventfd};
+use firewall::nft::{self, Counters, InterfaceName, Interfaces, MacAddress};
+use firewall::{Compiled, Direction, Environment, Gate, Notice, Resolver};
 
 pub use self::connector::GuestConnector;
+pub use self::error::NetError;
 use self::host::HostLock;
 pub use self::layout::guest_mac;
 use self::layout::{GATEWAY_MAC, Names, PREFIX, TAP, UPLINK};
 use self::namespace::Namespace;
 pub use self::program::ProgramError;
-use self::relay::{Ports, Relay};
+use self::relay::Ports;
 pub use self::relay::{PublishError, PublishedCounters};
-
-/// For how long a guest may use its address before it asks again: one day.
-const LEASE_SECONDS: u32 = 86_400;
+use self::services::{Services, offer};
 
 /// What a VM's network is to be.
 #[derive(Debug, Clone, Copy)]
@@ -65,71 +62,6 @@ pub struct NetworkSpec<'a> {
     pub mode: Mode,
 }
 
-/// Why a VM has no network. Whatever had been set up is undone.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum NetError {
-    /// Not run as root.
-    #[error("creating a network namespace needs root, and this runs as user {uid}; run it with sudo")]
-    NeedsRoot {
-        /// The effective user.
-        uid: u32,
-    },
-    /// The kernel has no tap devices, or hides them.
-    #[error("there is no {}; load the kernel module `tun`, or give this container the device", tap::DEVICE)]
-    NoTun,
-    /// The VM's id cannot be part of a name.
-    #[error("`{vm}` cannot name a network; expected 1 to 64 letters, digits, `-`, `_` and `.`")]
-    BadId {
-        /// What was given, control characters escaped.
-        vm: String,
-    },
-    /// There is a network of that name, of a VM that runs or of one that was killed.
-    #[error("the network namespace `{namespace}` exists already")]
-    Exists {
-        /// Its name.
-        namespace: String,
-    },
-    /// A port cannot be published.
-    #[error(transparent)]
-    Publish(#[from] PublishError),
-    /// The policy cannot be enforced.
-    #[error("the machine's policy cannot be enforced")]
-    Policy(#[source] CompileError),
-    /// What the kernel says it enforces is not what it was told.
-    #[error("the rules that were loaded are not in force")]
-    NotInForce(#[source] VerifyError),
-    /// The kernel's counters cannot be read.
-    #[error("the rules' counters cannot be read")]
-    Counters(#[source] ListingError),
-    /// A program failed, or is missing.
-    #[error(transparent)]
-    Program(#[from] ProgramError),
-    /// All 32,768 links between this host and VMs are in use, or the host uses those addresses itself.
-    #[error("no address is free in {} for a link between the host and a VM", layout::LINKS)]
-    NoFreeLink,
-    /// The kernel refused something.
-    #[error("cannot {doing}")]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl NetError {
-    /// Wraps what the kernel said about `doing`.
-    fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { doing, source }
-    }
-
-    fn bad_id(vm: &str) -> Self {
-        Self::BadId { vm: vm.escape_debug().to_string() }
-    }
-}
-
 /// A VM's network, ready for the guest. Dropping it removes it.
 #[derive(Debug)]
 pub struct Network {
@@ -140,14 +72,6 @@ pub struct Network {
     services: Services,
     // After everything that uses the namespace.
     place: Place,
-}
-
-/// The threads that serve the guest; dropping this ends them.
-#[derive(Debug)]
-struct Services {
-    stop: Arc<OwnedFd>,
-    dhcp: Option<JoinHandle<()>>,
-    relay: Option<Relay>,
 }
 
 /// Everything of a VM's that is in the kernel under a name; dropping this removes it.
@@ -224,7 +148,7 @@ impl Network {
 
     /// What the published ports have let in and turned away, rule by rule.
     pub fn published(&self) -> Vec<PublishedCounters> {
-        self.services.relay.as_ref().map(Relay::counters).unwrap_or_default()
+        self.services.published()
     }
 
     /// Removes the network and says what went wrong, which dropping it cannot.
@@ -327,7 +251,7 @@ fn inside<T: Send>(
 fn close_and_plug_in() -> Result<OwnedFd, NetError> {
     program::nft_load("close the network namespace", &nft::deny_all())?;
     for family in ["all", "default"] {
-        uplink::set(&format!("ipv6/conf/{family}/disable_ipv6"), "1")
+        namespace::set_if_present(&format!("net/ipv6/conf/{family}/disable_ipv6"), "1")
             .map_err(NetError::io("keep IPv6 out of the network namespace"))?;
     }
     tap::create(TAP).map_err(NetError::io("create the tap device"))
@@ -336,8 +260,7 @@ fn close_and_plug_in() -> Result<OwnedFd, NetError> {
 /// Loads the policy into the namespace of the calling thread, and makes sure that it is there.
 fn enforce(compiled: &Compiled, interfaces: &Interfaces) -> Result<(), NetError> {
     for (setting, value) in firewall::sysctls(interfaces) {
-        fs::write(Path::new("/proc/sys").join(setting), value)
-            .map_err(NetError::io("configure the network namespace"))?;
+        namespace::set(&setting, value).map_err(NetError::io("configure the network namespace"))?;
     }
     program::nft_load("load the policy's rules", &nft::ruleset(compiled, interfaces))?;
     let listing = program::nft_query("list the rules", &nft::LIST_RULESET)?;
@@ -363,63 +286,4 @@ fn connect_guest(mac: MacAddress, environment: &Environment, mtu: u16) -> Result
 
 fn name(interface: &str) -> InterfaceName {
     interface.parse().expect("our names are names of interfaces")
-}
-
-/// What DHCP tells the guest.
-fn offer(spec: &NetworkSpec<'_>, environment: &Environment, mtu: u16) -> dhcp::Offer {
-    let network = &environment.network;
-    dhcp::Offer {
-        mac: spec.mac,
-        address: network.guest,
-        gateway: network.gateway,
-        resolver: (environment.resolver != Resolver::Absent).then_some(network.resolver),
-        mtu,
-        host_name: spec.host_name.filter(|name| is_host_name(name)).map(str::to_owned),
-        lease_seconds: LEASE_SECONDS,
-    }
-}
-
-/// True for what RFC 1123 lets one label of a host's name be.
-fn is_host_name(name: &str) -> bool {
-    let inner = |c: u8| c.is_ascii_alphanumeric() || c == b'-';
-    (1..=63).contains(&name.len())
-        && name.bytes().all(inner)
-        && !name.starts_with('-')
-        && !name.ends_with('-')
-}
-
-impl Services {
-    fn start(namespace: &Namespace, offer: dhcp::Offer, ports: Ports, gate: Gate) -> Result<Self, NetError> {
-        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let stop = Arc::new(stop.map_err(|errno| NetError::io("make an event descriptor")(errno.into()))?);
-        let mut services = Self { stop, dhcp: None, relay: None };
-        let socket =
-            namespace.enter(|| dhcp::bind(TAP)).map_err(NetError::io("enter the network namespace"))?;
-        let socket = socket.map_err(NetError::io("listen for DHCP requests"))?;
-        let (stop, guest) = (Arc::clone(&services.stop), offer.address);
-        // An error ends the thread when its socket breaks, which is when the tap has gone.
-        let dhcp = namespace.spawn("hull-dhcp", move || drop(dhcp::serve(&socket, &offer, &stop)));
-        services.dhcp = Some(dhcp.map_err(NetError::io("start the DHCP server"))?);
-        let relay = ports.relay(gate, namespace, guest, &services.stop);
-        services.relay = Some(relay.map_err(NetError::io("start the relay of published ports"))?);
-        Ok(services)
-    }
-
-    /// Ends the threads and waits for them. The counters stay readable.
-    fn end(&mut self) {
-        // It can only fail where the counter is full, and then it is raised.
-        let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
-        if let Some(thread) = self.dhcp.take() {
-            drop(thread.join());
-        }
-        if let Some(relay) = &mut self.relay {
-            relay.join();
-        }
-    }
-}
-
-impl Drop for Services {
-    fn drop(&mut self) {
-        self.end();
-    }
 }

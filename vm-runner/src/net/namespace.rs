@@ -96,3 +96,17 @@ pub(super) fn names() -> io::Result<Vec<String>> {
         Err(error) => Err(error),
     }
 }
+
+/// Writes a kernel setting, given by its path below `/proc/sys`; those of `net` are the calling thread's
+/// namespace's own.
+pub(super) fn set(setting: &str, value: &str) -> io::Result<()> {
+    fs::write(Path::new("/proc/sys").join(setting), value)
+}
+
+/// As [`set`], for what needs no switching off where this kernel does not have it.
+pub(super) fn set_if_present(setting: &str, value: &str) -> io::Result<()> {
+    match set(setting, value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

@@ -4,13 +4,10 @@
 //! dead end: both interfaces are inside, so that what they try to send is routed, judged and
 //! counted like everybody's, and there is no way by which it could leave.
 
-use std::fs;
-use std::io;
-
 use super::NetError;
 use super::host::{self, HostLock};
 use super::layout::{Link, Names, UPLINK};
-use super::namespace::Namespace;
+use super::namespace::{self, Namespace};
 use super::program::{self, ProgramError};
 
 /// The far side of a dead end.
@@ -29,12 +26,12 @@ pub(super) fn create(names: &Names, namespace: &Namespace, mtu: u16) -> Result<(
         &format!("link add {outer} mtu {mtu} type veth peer name {UPLINK} mtu {mtu} netns {inner}"),
     )?;
     for (setting, value) in [
-        (format!("ipv6/conf/{outer}/disable_ipv6"), "1"),
-        (format!("ipv4/conf/{outer}/rp_filter"), "1"),
-        (format!("ipv4/conf/{outer}/accept_redirects"), "0"),
-        (format!("ipv4/conf/{outer}/send_redirects"), "0"),
+        (format!("net/ipv6/conf/{outer}/disable_ipv6"), "1"),
+        (format!("net/ipv4/conf/{outer}/rp_filter"), "1"),
+        (format!("net/ipv4/conf/{outer}/accept_redirects"), "0"),
+        (format!("net/ipv4/conf/{outer}/send_redirects"), "0"),
     ] {
-        set(&setting, value).map_err(NetError::io("configure the uplink"))?;
+        namespace::set_if_present(&setting, value).map_err(NetError::io("configure the uplink"))?;
     }
     lock.open_way_out()?;
     program::ip_batch(
@@ -61,13 +58,4 @@ pub(super) fn remove(names: &Names) -> Result<(), ProgramError> {
         program::ip("remove the uplink", &["link", "delete", &names.uplink])?;
     }
     Ok(())
-}
-
-/// Writes a setting under `/proc/sys/net` in the network namespace of the calling thread. One that
-/// this kernel does not have is nothing to switch off.
-pub(super) fn set(setting: &str, value: &str) -> io::Result<()> {
-    match fs::write(format!("/proc/sys/net/{setting}"), value) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
 }

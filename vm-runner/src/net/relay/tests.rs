@@ -20,7 +20,7 @@ struct Bench {
 
 impl Bench {
     /// Publishes `guest_port` by a rule that says `more` than the rest.
-    fn new(guest_port: u16, more: &serde_json::Value) -> Self {
+    fn new(guest_port: u16, more: &serde_json::Value, connect_time: Duration) -> Self {
         let mut rule = json!({
             "name": "web", "proto": "tcp", "ports": [guest_port], "from": ["127.0.0.0/8"], "publish": { "hostPort": 0 },
         });
@@ -32,6 +32,7 @@ impl Bench {
         let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let gate = Gate::new(&firewall, &Environment::default());
         let mut worker = Worker::new(ports, gate, Ipv4Addr::LOCALHOST, &stop).unwrap();
+        worker.connect_time = connect_time;
         let thread = std::thread::spawn(move || worker.run().unwrap());
         Self { port, stop, counted, thread: Some(thread) }
     }
@@ -57,7 +58,7 @@ impl Drop for Bench {
 fn bench(more: &serde_json::Value) -> (TcpListener, Bench) {
     let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = server.local_addr().unwrap().port();
-    (server, Bench::new(port, more))
+    (server, Bench::new(port, more, CONNECT_TIME))
 }
 
 #[track_caller]
@@ -144,4 +145,16 @@ fn many_connections_go_on_at_the_same_time() {
     }
     echo.join().unwrap();
     assert_eq!(bench.counters().accepted, 100);
+}
+
+#[test]
+fn a_guest_that_never_answers_is_given_up() {
+    let server = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    server.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    server.listen(0).unwrap();
+    let address = server.local_addr().unwrap().as_socket().unwrap();
+    let _fills_the_queue = TcpStream::connect(address).unwrap(); // the kernel ignores who comes after
+    let bench = Bench::new(address.port(), &json!({}), Duration::from_millis(1));
+    assert_reset(bench.connect());
+    assert_eq!(bench.counters().unanswered, 1);
 }

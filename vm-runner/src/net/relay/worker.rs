@@ -69,6 +69,8 @@ pub(super) struct Worker {
     by_client: udp::Index,
     /// Connections that the guest has not accepted yet, oldest first: when, which, and its serial.
     connecting: VecDeque<(Instant, usize, u64)>,
+    /// How long the guest may take to accept.
+    pub(super) connect_time: Duration,
     serial: u64,
     scratch: Vec<u8>,
     /// Given up for a moment when the process is out of descriptors, to accept and refuse with.
@@ -97,6 +99,7 @@ impl Worker {
             conversations: Slots::new(),
             by_client: udp::Index::new(),
             connecting: VecDeque::new(),
+            connect_time: CONNECT_TIME,
             serial: 0,
             scratch: vec![0; SCRATCH_BYTES],
             spare,
@@ -193,7 +196,7 @@ impl Worker {
         let connection = Connection::new(client.into(), guest.into());
         let slot =
             self.connections.insert(Relayed { connection, ticket, counters, watched: [None; 2], serial });
-        self.connecting.push_back((now + CONNECT_TIME, slot, serial));
+        self.connecting.push_back((now + self.connect_time, slot, serial));
         self.settle(slot, Progress::Going);
     }
 

@@ -339,19 +339,3 @@ fn an_error_half_way_undoes_what_came_before() {
     assert!(error.starts_with("`ip` failed to make the uplink: RTNETLINK answers: File exists"), "{error}");
     assert_nothing_is_left(&vm);
 }
-
-#[test]
-fn only_labels_are_offered_as_host_names() {
-    for (name, want) in [
-        ("web", true),
-        ("Web-1", true),
-        ("", false),
-        ("-a", false),
-        ("a-", false),
-        ("a.b", false),
-        ("a b", false),
-    ] {
-        assert_eq!(is_host_name(name), want, "{name}");
-    }
-    assert!(!is_host_name(&"a".repeat(64)));
-}
