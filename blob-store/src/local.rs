@@ -18,6 +18,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use rustix::fs::FlockOperation;
 
@@ -36,6 +37,8 @@ pub struct Tagged {
     pub reference: Reference,
     /// What it names.
     pub digest: Digest,
+    /// Since when it names that.
+    pub since: SystemTime,
 }
 
 /// Why the local store could not do what it was asked.
@@ -343,7 +346,8 @@ impl LocalStore {
             .into_iter()
             // A file that somebody else put here names nothing.
             .filter_map(|(name, digest)| {
-                Some(Tagged { reference: name.replace("%2F", "/").parse().ok()?, digest })
+                let since = fs::metadata(self.root.join("refs").join(&name)).ok()?.modified().ok()?;
+                Some(Tagged { reference: name.replace("%2F", "/").parse().ok()?, digest, since })
             })
             .collect();
         found.sort();

@@ -72,7 +72,7 @@ impl Contents {
             .iter()
             // A pull for one platform leaves the others out.
             .filter(|entry| store.contains(&entry.manifest.digest))
-            .map(|entry| Platform::read(store, &entry.platform, entry.manifest))
+            .map(|entry| Platform::open(store, &entry.manifest.digest))
             .collect::<Result<_, _>>()?;
         Ok(Self { index_bytes, index, platforms })
     }
@@ -95,21 +95,29 @@ impl Contents {
         let index =
             Blob { digest: Digest::sha256(&self.index_bytes), size_bytes: self.index_bytes.len() as u64 };
         let mut seen = std::collections::HashSet::new();
-        let platforms = self
-            .platforms
-            .iter()
-            .flat_map(|entry| std::iter::once(entry.manifest_blob).chain(entry.manifest.blobs()));
+        let platforms = self.platforms.iter().flat_map(Platform::blobs);
         std::iter::once(index).chain(platforms).filter(|blob| seen.insert(blob.digest)).collect()
     }
 }
 
 impl Platform {
-    fn read(store: &LocalStore, platform: &str, blob: Blob) -> Result<Self, ContentsError> {
-        let bytes = store.read(&blob.digest, MAX_BYTES)?;
-        let manifest = ApplianceManifest::parse(&bytes).map_err(manifest_error(&blob.digest))?;
+    /// Reads the appliance whose manifest has `digest`, whatever index led there.
+    ///
+    /// # Errors
+    ///
+    /// [`ContentsError`].
+    pub fn open(store: &LocalStore, digest: &Digest) -> Result<Self, ContentsError> {
+        let bytes = store.read(digest, MAX_BYTES)?;
+        let manifest = ApplianceManifest::parse(&bytes).map_err(manifest_error(digest))?;
         let config = ApplianceConfig::parse(&store.read(&manifest.config.digest, MAX_DOCUMENT_BYTES)?)?;
         let policy = Policy::parse(&store.read(&manifest.policy.digest, MAX_DOCUMENT_BYTES)?)?;
-        Ok(Self { platform: platform.to_owned(), manifest_blob: blob, manifest, config, policy })
+        let manifest_blob = Blob { digest: *digest, size_bytes: bytes.len() as u64 };
+        Ok(Self { platform: config.platform(), manifest_blob, manifest, config, policy })
+    }
+
+    /// Every blob of the appliance, the manifest first.
+    pub fn blobs(&self) -> Vec<Blob> {
+        std::iter::once(self.manifest_blob).chain(self.manifest.blobs()).collect()
     }
 }
 

@@ -1,0 +1,113 @@
+//! The command line: one file per command, each with its arguments and what it does.
+
+mod completions;
+mod console;
+mod images;
+mod inspect;
+mod kill;
+mod login;
+mod logout;
+mod logs;
+mod nbd;
+mod pack;
+mod ps;
+mod pull;
+mod push;
+mod registry;
+mod rm;
+mod rmi;
+mod run;
+mod start;
+mod stats;
+mod stop;
+mod supervise;
+mod tag;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::context::Context;
+use crate::error::CommandError;
+
+/// Pack virtual machines with their firewall inside, keep them in a registry, run them on KVM
+#[derive(Debug, Parser)]
+#[command(name = "hull", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(after_help = "\
+Exit codes: 0 done, 1 failed, 2 usage, 3 refused by policy or trust, 4 not found,
+5 cannot reach the peer, 125 the VM could not be started.
+
+HULL_HOME holds the local store and the VMs (default: $XDG_DATA_HOME/hull).")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What hull can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Pack(pack::PackArgs),
+    Inspect(inspect::InspectArgs),
+    Images(images::ImagesArgs),
+    Tag(tag::TagArgs),
+    Rmi(rmi::RmiArgs),
+    Push(push::PushArgs),
+    Pull(pull::PullArgs),
+    Login(login::LoginArgs),
+    Logout(logout::LogoutArgs),
+    Run(Box<run::RunArgs>),
+    Start(start::StartArgs),
+    Ps(ps::PsArgs),
+    Stop(stop::StopArgs),
+    Kill(kill::KillArgs),
+    Rm(rm::RmArgs),
+    Logs(logs::LogsArgs),
+    Console(console::ConsoleArgs),
+    Stats(stats::StatsArgs),
+    Nbd(nbd::NbdArgs),
+    Registry(registry::RegistryArgs),
+    Completions(completions::CompletionsArgs),
+    #[command(hide = true)]
+    Supervise(supervise::SuperviseArgs),
+}
+
+/// Runs a command.
+pub(crate) fn run(context: &Context, command: Command) -> Result<ExitCode, CommandError> {
+    let done = |()| ExitCode::SUCCESS;
+    match command {
+        Command::Pack(args) => pack::run(context, args).map(done),
+        Command::Inspect(args) => inspect::run(context, &args).map(done),
+        Command::Images(args) => images::run(context, &args).map(done),
+        Command::Tag(args) => tag::run(context, &args).map(done),
+        Command::Rmi(args) => rmi::run(context, &args).map(done),
+        Command::Push(args) => push::run(context, &args).map(done),
+        Command::Pull(args) => pull::run(context, &args).map(done),
+        Command::Login(args) => login::run(args).map(done),
+        Command::Logout(args) => logout::run(&args).map(done),
+        Command::Run(args) => run::run(context, &args),
+        Command::Start(args) => start::run(context, &args),
+        Command::Ps(args) => ps::run(context, &args).map(done),
+        Command::Stop(args) => stop::run(context, &args).map(done),
+        Command::Kill(args) => kill::run(context, &args).map(done),
+        Command::Rm(args) => rm::run(context, &args).map(done),
+        Command::Logs(args) => logs::run(context, &args).map(done),
+        Command::Console(args) => console::run(context, &args).map(done),
+        Command::Stats(args) => stats::run(context, &args).map(done),
+        Command::Nbd(args) => nbd::run(context, &args).map(done),
+        Command::Registry(args) => registry::run(context, args).map(done),
+        Command::Completions(args) => {
+            completions::run(&args);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Supervise(args) => supervise::run(context, &args),
+    }
+}
+
+/// Asks a VM's supervisor.
+fn ask(
+    vm: &vm_runner::Vm,
+    request: &vm_runner::control::Request,
+) -> Result<vm_runner::control::Answer, CommandError> {
+    use crate::error::{Exit, OrExit as _};
+    vm_runner::control::ask(&vm.folder.control_socket(), request).or_exit(Exit::Failed)
+}

@@ -1,0 +1,57 @@
+//! Every environment variable that hull reads.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Where the local store and the VMs are.
+pub(crate) const HOME: &str = "HULL_HOME";
+/// docker's folder for its configuration; logins are read from and written to `config.json` in it.
+const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
+/// podman's file for logins; read after docker's.
+const REGISTRY_AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
+
+/// `HULL_HOME`, or `$XDG_DATA_HOME/hull`, or `~/.local/share/hull`.
+///
+/// Source: XDG Base Directory Specification 0.8.
+pub(crate) fn home() -> Option<PathBuf> {
+    absolute(HOME)
+        .or_else(|| Some(absolute("XDG_DATA_HOME")?.join("hull")))
+        .or_else(|| Some(absolute("HOME")?.join(".local/share/hull")))
+}
+
+/// Where sockets go: short, on this machine only, gone after a reboot.
+pub(crate) fn runtime() -> PathBuf {
+    let uid = rustix_uid();
+    match absolute("XDG_RUNTIME_DIR") {
+        Some(folder) if uid != 0 => folder.join("hull"),
+        _ if uid == 0 => "/run/hull".into(),
+        _ => format!("/tmp/hull-{uid}").into(),
+    }
+}
+
+/// docker's `config.json`.
+pub(crate) fn docker_config() -> Option<PathBuf> {
+    let folder = absolute(DOCKER_CONFIG).or_else(|| Some(absolute("HOME")?.join(".docker")))?;
+    Some(folder.join("config.json"))
+}
+
+/// podman's `auth.json`.
+pub(crate) fn podman_auth() -> Option<PathBuf> {
+    absolute(REGISTRY_AUTH_FILE)
+        .or_else(|| Some(absolute("XDG_RUNTIME_DIR")?.join("containers/auth.json")))
+        .or_else(|| Some(absolute("HOME")?.join(".config/containers/auth.json")))
+}
+
+/// Where programs are looked for.
+pub(crate) fn search_path() -> OsString {
+    std::env::var_os("PATH").unwrap_or_default()
+}
+
+/// A variable that holds an absolute path; one that is empty or relative is as good as unset.
+fn absolute(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+fn rustix_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}

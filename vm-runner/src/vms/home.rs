@@ -1,0 +1,453 @@
+//! Where VMs are kept: one folder each, found by listing, alive if its lock is held.
+//!
+//! ```text
+//! vms/<name>/
+//!   lock            held by the supervisor for life; it inherits it, so there is no moment without
+//!   spec.json       what the VM is
+//!   state.json      how it is; replaced whole
+//!   events.jsonl    what happened to it
+//!   serial.log      what the guest wrote to its console
+//!   supervisor.log  what the supervisor has to say when nobody listens
+//!   <disk>.qcow2    what the guest wrote to a disk
+//! run/<id>/         sockets; gone when the VM has ended
+//! ```
+//!
+//! There are no pid files and no daemon. A folder that says "running" while nobody holds its lock is
+//! a VM whose supervisor was killed: whoever finds it cleans up after it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use blob_store::LocalStore;
+use rustix::fs::FlockOperation;
+
+use super::state::{Event, Spec, State, Status, unix_now_s};
+
+/// All VMs of one user on this machine.
+#[derive(Debug, Clone)]
+pub struct Vms {
+    folder: PathBuf,
+    runtime: PathBuf,
+    store: LocalStore,
+}
+
+/// One VM, as it was found.
+#[derive(Debug, Clone)]
+pub struct Vm {
+    /// What it is.
+    pub spec: Spec,
+    /// How it is.
+    pub state: State,
+    /// Where its files are.
+    pub folder: VmFolder,
+}
+
+/// A VM's files.
+#[derive(Debug, Clone)]
+pub struct VmFolder {
+    path: PathBuf,
+    runtime: PathBuf,
+}
+
+/// The lock of a VM that nobody else holds. Whoever has it may change the folder.
+#[derive(Debug)]
+pub struct VmLock(File);
+
+/// Why a VM could not be made, found or removed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VmError {
+    /// The name is taken.
+    #[error("there is a VM `{name}` already")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// The name cannot be a VM's.
+    #[error("`{name}` is not a name for a VM; expected 1 to 63 lower-case letters, digits and `-`")]
+    BadName {
+        /// The name, control characters escaped.
+        name: String,
+    },
+    /// There is no such VM.
+    #[error("there is no VM `{name}`")]
+    Unknown {
+        /// The name, control characters escaped.
+        name: String,
+    },
+    /// It runs, and what was asked needs it stopped.
+    #[error("the VM `{name}` is {status}", status = status.as_str())]
+    Alive {
+        /// Its name.
+        name: String,
+        /// How it is.
+        status: Status,
+    },
+    /// A file of a VM is not what this hull writes.
+    #[error("`{}` cannot be understood", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A pin in the store could not be set or taken back.
+    #[error(transparent)]
+    Store(#[from] blob_store::LocalStoreError),
+    /// What a killed VM left behind could not be removed.
+    #[error("what is left of the VM's network could not be removed")]
+    Network(#[source] crate::net::NetError),
+    /// The file system failed.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+trait Context<T> {
+    fn during(self, action: &'static str, path: &Path) -> Result<T, VmError>;
+}
+
+impl<T> Context<T> for io::Result<T> {
+    fn during(self, action: &'static str, path: &Path) -> Result<T, VmError> {
+        self.map_err(|source| VmError::Io { action, path: path.to_owned(), source })
+    }
+}
+
+impl Vms {
+    /// The VMs whose folders are in `folder` and whose sockets are in `runtime`, a short path on this
+    /// machine only. Both are made when the first VM is.
+    pub fn new(folder: impl Into<PathBuf>, runtime: impl Into<PathBuf>, store: LocalStore) -> Self {
+        Self { folder: folder.into(), runtime: runtime.into(), store }
+    }
+
+    /// Makes the folder of a VM that does not run yet. The caller holds its lock.
+    ///
+    /// The appliance is pinned in the store until the VM is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError::BadName`], [`VmError::NameTaken`], [`VmError::Io`]; nothing is then left of it.
+    pub fn create(&self, spec: &Spec) -> Result<(VmFolder, VmLock), VmError> {
+        check_name(&spec.name)?;
+        make_private(&self.folder)?;
+        // Everything is in place before the folder has its name, so that nobody finds half a VM.
+        let unnamed = VmFolder { path: self.folder.join(format!(".{}", spec.id)), runtime: PathBuf::new() };
+        make_private(&unnamed.path)?;
+        let made = unnamed.fill(spec).and_then(|lock| {
+            self.store.pin(&spec.id, &spec.manifest)?;
+            let path = self.folder.join(&spec.name);
+            match fs::rename(&unnamed.path, &path) {
+                Err(error) if is_taken(&error) => Err(VmError::NameTaken { name: spec.name.clone() }),
+                renamed => renamed.during("name", &path).map(|()| (self.folder_of(spec), lock)),
+            }
+        });
+        if made.is_err() {
+            // Best effort: the error that led here is what the caller hears of.
+            let _ = fs::remove_dir_all(&unnamed.path);
+            let _ = self.store.unpin(&spec.id);
+        }
+        made
+    }
+
+    /// All VMs in order of their names. Cleans up after those whose supervisor was killed.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError`], also where cleaning up failed.
+    pub fn list(&self) -> Result<Vec<Vm>, VmError> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.during("list", &self.folder)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.during("list", &self.folder)?.file_name();
+            if let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort();
+        let found = names.iter().map(|name| self.get(name));
+        // One that is removed meanwhile is not there.
+        found.filter(|vm| !matches!(vm, Err(VmError::Unknown { .. }))).collect()
+    }
+
+    /// The VM called `name`. Cleans up after it if its supervisor was killed.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError::Unknown`], and as [`Vms::list`].
+    pub fn get(&self, name: &str) -> Result<Vm, VmError> {
+        let unknown = || VmError::Unknown { name: name.escape_debug().to_string() };
+        check_name(name).map_err(|_| unknown())?;
+        let path = self.folder.join(name);
+        if !path.is_dir() {
+            return Err(unknown());
+        }
+        let spec: Spec = read(&path.join("spec.json"))?;
+        let folder = self.folder_of(&spec);
+        let mut state = folder.state()?;
+        if state.status.is_alive()
+            && let Some(lock) = folder.try_lock()?
+        {
+            // It may have ended between the two looks.
+            state = folder.state()?;
+            if state.status.is_alive() {
+                state = self.clean_up(&spec, &folder, state)?;
+            }
+            drop(lock);
+        }
+        Ok(Vm { spec, state, folder })
+    }
+
+    /// Removes a VM that does not run: its folder, and everything the guest wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError::Alive`] where it runs, [`VmError::Unknown`], [`VmError::Io`].
+    pub fn remove(&self, name: &str) -> Result<(), VmError> {
+        let vm = self.get(name)?;
+        let alive = || VmError::Alive { name: name.to_owned(), status: vm.state.status };
+        let _lock = vm.folder.try_lock()?.ok_or_else(alive)?;
+        // Hidden first, so that nobody finds half a VM should this be interrupted.
+        let hidden = self.folder.join(format!(".{}", vm.spec.id));
+        fs::rename(&vm.folder.path, &hidden).during("remove", &vm.folder.path)?;
+        fs::remove_dir_all(&hidden).during("remove", &hidden)?;
+        self.store.unpin(&vm.spec.id)?;
+        Ok(())
+    }
+
+    /// Takes the lock of a VM that does not run, to start it again.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError::Alive`] where it runs.
+    pub fn lock(&self, vm: &Vm) -> Result<VmLock, VmError> {
+        let alive = || VmError::Alive { name: vm.spec.name.clone(), status: vm.state.status };
+        vm.folder.try_lock()?.ok_or_else(alive)
+    }
+
+    /// Removes whatever a killed supervisor could not: QEMU (should it have outlived it), the
+    /// namespace with all that is in it, the sockets. The caller holds the VM's lock.
+    fn clean_up(&self, spec: &Spec, folder: &VmFolder, state: State) -> Result<State, VmError> {
+        if let Some(qemu) = state.qemu {
+            qemu.kill();
+        }
+        crate::net::Network::cleanup(&spec.id).map_err(VmError::Network)?;
+        folder.remove_runtime()?;
+        let reason = match state.qemu {
+            Some(_) => "its supervisor was killed; QEMU and its network were cleaned up",
+            None => "its supervisor was killed while it started",
+        };
+        let state = State {
+            status: Status::Failed,
+            reason: Some(reason.to_owned()),
+            since_unix_s: unix_now_s(),
+            qemu: None,
+            ports: Vec::new(),
+            ..state
+        };
+        folder.record(&state)?;
+        Ok(state)
+    }
+
+    fn folder_of(&self, spec: &Spec) -> VmFolder {
+        VmFolder { path: self.folder.join(&spec.name), runtime: self.runtime.join(&spec.id) }
+    }
+}
+
+impl VmFolder {
+    /// Opens the folder of a VM by its path; for the supervisor, which is told it.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError::Io`], [`VmError::Malformed`].
+    pub fn open(path: &Path, runtime: &Path) -> Result<(Self, Spec), VmError> {
+        let spec: Spec = read(&path.join("spec.json"))?;
+        Ok((Self { path: path.to_owned(), runtime: runtime.join(&spec.id) }, spec))
+    }
+
+    /// Where the VM's files are.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where its sockets are while it runs.
+    pub fn runtime(&self) -> &Path {
+        &self.runtime
+    }
+
+    /// What the guest wrote to its console.
+    pub fn serial_log(&self) -> PathBuf {
+        self.path.join("serial.log")
+    }
+
+    /// The socket behind which the guest's console is.
+    pub fn console_socket(&self) -> PathBuf {
+        self.runtime.join("console")
+    }
+
+    /// The socket behind which the supervisor is.
+    pub fn control_socket(&self) -> PathBuf {
+        self.runtime.join("control")
+    }
+
+    /// What the supervisor said.
+    pub fn supervisor_log(&self) -> PathBuf {
+        self.path.join("supervisor.log")
+    }
+
+    /// Where what the guest writes to a disk is kept.
+    pub fn overlay(&self, disk: &str) -> PathBuf {
+        self.path.join(format!("{disk}.qcow2"))
+    }
+
+    /// How the VM is.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError::Io`], [`VmError::Malformed`].
+    pub fn state(&self) -> Result<State, VmError> {
+        read(&self.path.join("state.json"))
+    }
+
+    /// Writes down how the VM is, whole and durably.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError::Io`]; what was written before is then still there.
+    pub fn record(&self, state: &State) -> Result<(), VmError> {
+        write(&self.path.join("state.json"), state)
+    }
+
+    /// Adds a line to the VM's events.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError::Io`].
+    pub fn record_event(&self, event: &Event) -> Result<(), VmError> {
+        let path = self.path.join("events.jsonl");
+        let mut line = serde_json::to_vec(event).expect("an event serialises");
+        line.push(b'\n');
+        let mut file =
+            OpenOptions::new().append(true).create(true).mode(0o600).open(&path).during("open", &path)?;
+        file.write_all(&line).during("write", &path)
+    }
+
+    /// Makes the folder for the sockets, empty.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError::Io`].
+    pub fn make_runtime(&self) -> Result<(), VmError> {
+        self.remove_runtime()?;
+        make_private(&self.runtime)
+    }
+
+    /// Removes the sockets.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError::Io`].
+    pub fn remove_runtime(&self) -> Result<(), VmError> {
+        match fs::remove_dir_all(&self.runtime) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.during("remove", &self.runtime),
+        }
+    }
+
+    fn fill(&self, spec: &Spec) -> Result<VmLock, VmError> {
+        let lock = self.try_lock()?.expect("nobody else knows of a folder without a name");
+        write(&self.path.join("spec.json"), spec)?;
+        self.record(&State { since_unix_s: unix_now_s(), ..State::default() })?;
+        Ok(lock)
+    }
+
+    fn try_lock(&self) -> Result<Option<VmLock>, VmError> {
+        let path = self.path.join("lock");
+        let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        let file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.during("open", &path)?,
+        };
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(VmLock(file))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()).during("lock", &path),
+        }
+    }
+}
+
+impl VmLock {
+    /// The lock as a file, for the supervisor to inherit: it holds as long as any process has it open.
+    pub fn into_file(self) -> File {
+        self.0
+    }
+}
+
+/// A name for a VM that does not clash with one of `taken`: `wanted`, or `wanted-2` and so on.
+pub fn free_name(wanted: &str, taken: &[Vm]) -> String {
+    let is_taken = |name: &str| taken.iter().any(|vm| vm.spec.name == name);
+    let numbered = (2_u32..).map(|number| format!("{wanted}-{number}"));
+    std::iter::once(wanted.to_owned())
+        .chain(numbered)
+        .find(|name| !is_taken(name))
+        .expect("numbers do not end")
+}
+
+/// Eight random hex digits.
+///
+/// # Panics
+///
+/// If the kernel has no random numbers to give.
+pub fn new_id() -> String {
+    let mut bytes = [0_u8; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .expect("the kernel has randomness");
+    format!("{:08x}", u32::from_ne_bytes(bytes))
+}
+
+fn check_name(name: &str) -> Result<(), VmError> {
+    let ok = (1..=63).contains(&name.len())
+        && !name.starts_with('-')
+        && name.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-');
+    if ok { Ok(()) } else { Err(VmError::BadName { name: name.escape_debug().to_string() }) }
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
+}
+
+/// Makes `path` and what leads to it, for this user only.
+fn make_private(path: &Path) -> Result<(), VmError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).during("make the folder", path)
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, VmError> {
+    let bytes = fs::read(path).during("read", path)?;
+    serde_json::from_slice(&bytes).map_err(|source| VmError::Malformed { path: path.to_owned(), source })
+}
+
+fn write<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), VmError> {
+    let bytes = serde_json::to_vec_pretty(value).expect("our own types serialise");
+    let new = path.with_extension("json.new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)
+        .during("create", &new)?;
+    file.write_all(&bytes).and_then(|()| file.sync_all()).during("write", &new)?;
+    fs::rename(&new, path).during("replace", path)
+}
