@@ -32,7 +32,7 @@ pub enum CompileError {
     #[error("the policy's rules are not well-formed")]
     Malformed(#[source] PolicyError),
     /// A limit that lets nothing pass, which the kernel would read as "some default".
-    #[error("{place} is 0; expected at least 1, or a rule without it")]
+    #[error("{place} is 0; expected at least 1")]
     ZeroLimit {
         /// Where it stands.
         place: String,
@@ -108,7 +108,7 @@ pub struct Allow {
     pub rate: Option<Rate>,
     /// Connections at one time; ingress only.
     pub max_connections: Option<u32>,
-    /// What of it is logged; nothing where the host offers no log.
+    /// What of it is logged; nothing for ingress rules, and where the host offers no log.
     pub log: LogPolicy,
 }
 
@@ -227,7 +227,9 @@ fn compile_rule(rule: &RuleParts<'_>, flow_log: FlowLog, notices: &mut Vec<Notic
         notices.push(Notice::NoIpv6 { rule: owned_name() });
         peers.v6 = IntervalSet::default();
     }
-    if rule.log != LogPolicy::None && flow_log == FlowLog::Absent {
+    // Whom the relay lets in or turns away never shows in the kernel's log.
+    let has_log = direction == Direction::Egress && flow_log != FlowLog::Absent;
+    if rule.log != LogPolicy::None && !has_log {
         notices.push(Notice::NotLogged { direction, rule: owned_name() });
     }
     let ports: IntervalSet<u16> = rule.ports.iter().map(|range| (range.first(), range.last())).collect();
@@ -242,7 +244,7 @@ fn compile_rule(rule: &RuleParts<'_>, flow_log: FlowLog, notices: &mut Vec<Notic
         host,
         rate: rule.rate,
         max_connections: rule.max_connections,
-        log: if flow_log == FlowLog::Absent { LogPolicy::None } else { rule.log },
+        log: if has_log { rule.log } else { LogPolicy::None },
     })
 }
 
@@ -329,4 +331,115 @@ fn forbidden(environment: &Environment) -> Vec<(Denial, IntervalSet<u32>)> {
         (reason, left)
     })
     .to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn compiled(policy: serde_json::Value) -> Result<Compiled, CompileError> {
+        compile(&serde_json::from_value(policy).unwrap(), &Environment::default())
+    }
+
+    fn egress(to: serde_json::Value) -> serde_json::Value {
+        json!({ "egress": [{ "name": "a", "proto": "tcp", "ports": [443], "to": to }] })
+    }
+
+    /// The IPv4 ranges of an egress rule to `to`; none where it is closed.
+    #[track_caller]
+    fn check(to: serde_json::Value, want: &[(&str, &str)]) {
+        let compiled = compiled(egress(to)).unwrap();
+        let ranges = compiled.egress.iter().flat_map(|allow| allow.peers.v4.ranges());
+        let found =
+            ranges.map(|(first, last)| [first, last].map(|bits| Ipv4Addr::from_bits(*bits).to_string()));
+        let want = want.iter().map(|(first, last)| [first, last].map(|text| (*text).to_owned()));
+        assert_eq!(found.collect::<Vec<_>>(), want.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn peers_become_ranges_that_do_not_overlap() {
+        check(json!(["10.0.0.0/8", "10.1.0.0/16"]), &[("10.0.0.0", "10.255.255.255")]);
+        check(json!(["10.0.0.0/9", "10.128.0.0/9"]), &[("10.0.0.0", "10.255.255.255")]);
+        check(json!(["0.0.0.0/0"]), &[("0.0.0.0", "255.255.255.255")]);
+        check(json!([]), &[]);
+    }
+
+    #[test]
+    fn exceptions_hold_for_their_own_peer() {
+        let ten = json!({ "cidr": "10.0.0.0/8", "except": ["10.0.0.0/16", "10.255.0.0/16"] });
+        check(json!([ten]), &[("10.1.0.0", "10.254.255.255")]);
+        check(json!([ten, "10.0.7.0/24"]), &[("10.0.7.0", "10.0.7.255"), ("10.1.0.0", "10.254.255.255")]);
+        check(json!([{ "cidr": "10.0.0.0/8", "except": ["10.0.0.0/9", "10.128.0.0/9"] }]), &[]);
+    }
+
+    #[test]
+    fn what_cannot_be_granted_is_closed_and_said() {
+        let policy = json!({
+            "mode": "audit",
+            "dns": { "mode": "proxy" },
+            "ingress": [{ "name": "in", "proto": "tcp", "ports": [1], "from": ["peer:db"], "log": "new" }],
+            "egress": [{ "name": "out", "proto": "tcp", "ports": [1], "to": ["fqdn:a.org", "fqdn:a.org", "2001:db8::/32"] }],
+        });
+        let compiled = compiled(policy).unwrap();
+        assert!(compiled.ingress.is_empty() && compiled.egress.is_empty());
+        assert_eq!((compiled.mode, compiled.names_resolved), (Mode::Enforce, false));
+        let notices: Vec<String> = compiled.notices().iter().map(ToString::to_string).collect();
+        insta::assert_snapshot!(notices.join("\n"), @r#"
+    the image asks for audit mode, which only the host can set; its rules are enforced
+    egress rule `out`: `fqdn:a.org` stays closed; this version resolves no names for rules
+    ingress rule `in`: `peer:db` stays closed; this version has no networks between machines
+    egress rule `out`: its IPv6 addresses stay closed; machines have IPv4 only in this version
+    ingress rule `in` asks for a log, which this host does not offer
+    this host offers no resolver that checks names; the machine cannot look up the names of its policy
+    "#);
+    }
+
+    #[test]
+    fn a_resolver_serves_only_the_modes_that_it_does_not_widen() {
+        for (resolver, mode, want) in [
+            (Resolver::Absent, "open", false),
+            (Resolver::Forwards, "open", true),
+            (Resolver::Forwards, "proxy", false),
+            (Resolver::Filters, "proxy", true),
+            (Resolver::Filters, "open", true),
+            (Resolver::Filters, "none", false),
+        ] {
+            let policy: Firewall = serde_json::from_value(json!({ "dns": { "mode": mode } })).unwrap();
+            let compiled = compile(&policy, &Environment { resolver, ..Environment::default() }).unwrap();
+            assert_eq!(compiled.names_resolved, want, "{resolver:?} {mode}");
+            assert_eq!(compiled.notices().is_empty(), want || mode == "none", "{resolver:?} {mode}");
+        }
+    }
+
+    #[test]
+    fn what_no_enforcer_could_hold_is_an_error() {
+        let rule = |name: &str| json!({ "name": name, "proto": "tcp", "ports": [1], "to": [] });
+        let limits = |flows: u32, new: u32, mbit: u32| json!({ "limits": { "flows": flows, "newFlowsPerSecond": new, "egressMbit": mbit } });
+        let rate = |new: u32, burst: u32| {
+            let rate = json!({ "newPerSecond": new, "burst": burst });
+            json!({ "ingress": [{ "name": "a", "proto": "tcp", "ports": [1], "from": [], "rate": rate }] })
+        };
+        let nets = |count: u32| egress((0..count).map(|n| Ipv4Addr::from_bits(n * 2).to_string()).collect());
+        for (policy, want) in [
+            (json!({ "egress": [rule("a"), rule("a")] }), "the policy's rules are not well-formed"),
+            (json!({ "egress": [rule("a\" accept")] }), "the policy's rules are not well-formed"),
+            (limits(0, 1, 1), "the limit on flows is 0; expected at least 1"),
+            (limits(1, 0, 1), "the limit on new flows per second is 0; expected at least 1"),
+            (limits(1, 1, 0), "the limit on egress bandwidth is 0; expected at least 1"),
+            (rate(0, 1), "the rate of ingress rule `a` is 0; expected at least 1"),
+            (rate(1, 0), "the burst of ingress rule `a` is 0; expected at least 1"),
+            (
+                nets(40_000),
+                "the rules come to 40001 ranges of addresses and ports; at most 32768 are enforced",
+            ),
+            (
+                json!({ "egress": (0..1025).map(|n| rule(&format!("r{n}"))).collect::<Vec<_>>() }),
+                "1025 egress rules; at most 1024 are enforced",
+            ),
+        ] {
+            assert_eq!(compiled(policy).unwrap_err().to_string(), want);
+        }
+    }
 }

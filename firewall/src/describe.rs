@@ -88,3 +88,46 @@ fn show_limits(rate: Option<Rate>, max_connections: Option<u32>) -> Vec<String> 
     let connections = max_connections.map(|most| format!("{most} connections"));
     rate.into_iter().chain(connections).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_row_says_what_may_pass_in_the_authors_words() {
+        let policy: Firewall = serde_json::from_value(json!({
+            "icmp": { "pingIn": true, "pingOut": true },
+            "dns": { "mode": "proxy" },
+            "ingress": [
+                { "name": "http", "proto": "tcp", "ports": [80, "8000-8010"], "from": ["0.0.0.0/0", "host"],
+                  "publish": { "hostPort": 8080 }, "maxConnections": 9,
+                  "rate": { "newPerSecond": 50, "burst": 100, "per": "source" } },
+                { "name": "v6", "proto": "udp", "ports": [53], "from": [], "publish": { "hostPort": 53, "bind": "::1" } },
+            ],
+            "egress": [{ "name": "lan", "proto": "udp", "ports": [1], "to": [{ "cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"] }],
+                         "rate": { "newPerSecond": 1, "burst": 2 } }],
+        }))
+        .unwrap();
+        let show = |row: Row| {
+            let Row { direction, name, proto, ports, peers, publish, limits } = row;
+            let publish = publish.unwrap_or_default();
+            format!(
+                "{direction} | {name} | {proto} | {} | {} | {publish} | {}",
+                ports.join(" "),
+                peers.join(" "),
+                limits.join("; ")
+            )
+        };
+        let rows: Vec<String> = describe(&policy).into_iter().map(show).collect();
+        insta::assert_snapshot!(rows.join("\n"), @r#"
+    ingress | http | tcp | 80 8000-8010 | 0.0.0.0/0 host | 127.0.0.1:8080-8091 | 50/s, burst 100, per source; 9 connections
+    ingress | v6 | udp | 53 |  | [::1]:53 | 
+    ingress | (ping) | icmp |  | host |  | 
+    egress | lan | udp | 1 | 10.0.0.0/8 except 10.1.0.0/16 |  | 1/s, burst 2
+    egress | (ping) | icmp |  | 0.0.0.0/0 |  | 
+    egress | (dns) | tcp, udp | 53 | host's resolver, listed names |  |
+    "#);
+    }
+}

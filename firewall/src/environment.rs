@@ -77,6 +77,6 @@ pub enum FlowLog {
     /// Nowhere: rules that ask for a log have none.
     #[default]
     Absent,
-    /// To whoever listens to this NFLOG group in the machine's network namespace.
+    /// To whoever listens to this NFLOG group in the machine's network namespace. Egress rules only.
     Group(u16),
 }
