@@ -1,1 +1,24 @@
-//! registry
+//! The registry: an OCI distribution server over a [`blob_store::Storage`].
+//!
+//! Blobs are bytes with a digest. Nothing here understands a disk, fetches a URL that it was given,
+//! prints, or reads the environment. What is acknowledged survives a power cut.
+//!
+//! Follows the OCI distribution-spec 1.1: pull, push (monolithic, chunked, resumed), mounts, ranges,
+//! tags. [`Server`] is the entry; a request then goes `http` -> `repository` or `uploads` -> storage,
+//! whose keys are all in `layout`.
+
+mod cache;
+mod connection;
+mod http;
+mod json;
+mod layout;
+mod manifest;
+mod name;
+mod range;
+mod repository;
+mod route;
+mod server;
+mod upload;
+mod uploads;
+
+pub use server::{Event, Exposure, Limits, Observer, ServeError, Server, ServerConfig};

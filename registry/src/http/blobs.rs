@@ -1,0 +1,59 @@
+//! Reading blobs.
+//!
+//! Source: OCI distribution-spec 1.1, "Pulling blobs" (end-2); RFC 9110, sections 13 and 14.
+
+use appliance::Digest;
+use blob_store::ContentStream;
+use http::header::{self, HeaderValue};
+use http::{Method, StatusCode};
+
+use super::body::ResponseBody;
+use super::{Answer, ApiError, Call, DOCKER_CONTENT_DIGEST, Service, empty, etag, respond, text_value};
+use crate::name::RepositoryName;
+use crate::range::Wanted;
+
+impl Service {
+    pub(super) async fn get_blob(&self, repository: &RepositoryName, digest: Digest, call: &Call) -> Answer {
+        let unknown = ApiError::BlobUnknown { digest };
+        let mut headers = vec![
+            (DOCKER_CONTENT_DIGEST, text_value(&digest.to_string())),
+            (header::ETAG, text_value(&etag(&digest))),
+            (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        ];
+        if call.method == Method::HEAD {
+            let size = self.repositories.blob_size(repository, &digest).await?.ok_or(unknown)?;
+            headers.push((header::CONTENT_LENGTH, size.into()));
+            return Ok(respond(StatusCode::OK, headers, ResponseBody::Stream(nothing())));
+        }
+        let object = self.repositories.open_blob(repository, &digest).await?.ok_or(unknown)?;
+        if call.knows(&digest) {
+            return Ok(empty(StatusCode::NOT_MODIFIED, headers));
+        }
+        let size = object.size_bytes();
+        let (status, range) = match wanted(call, &digest, size) {
+            Wanted::Whole => (StatusCode::OK, 0..size),
+            Wanted::Unsatisfiable => return Err(ApiError::Range { size }),
+            Wanted::Part(range) => {
+                let text = format!("bytes {}-{}/{size}", range.start, range.end - 1);
+                headers.push((header::CONTENT_RANGE, text_value(&text)));
+                (StatusCode::PARTIAL_CONTENT, range)
+            }
+        };
+        headers.push((header::CONTENT_LENGTH, (range.end - range.start).into()));
+        Ok(respond(status, headers, ResponseBody::Stream(object.stream(range))))
+    }
+}
+
+/// The range that is asked for. `If-Range` with anything but this content's tag asks for the whole.
+fn wanted(call: &Call, digest: &Digest, size: u64) -> Wanted {
+    match call.header(&header::IF_RANGE) {
+        Some(tag) if tag != etag(digest) => Wanted::Whole,
+        _ => Wanted::parse(call.header(&header::RANGE), size),
+    }
+}
+
+/// No content, of a length that a header tells.
+fn nothing() -> ContentStream {
+    Box::pin(futures_util::stream::empty())
+}

@@ -1,0 +1,126 @@
+//! Pushing blobs: the requests. What they do is [`crate::uploads`]'.
+//!
+//! Source: OCI distribution-spec 1.1, "Pushing blobs" (end-4a, end-4b, end-5, end-6, end-11, end-13),
+//! "Cancelling" (the `DELETE` of the specification's development version).
+
+use appliance::Digest;
+use http::StatusCode;
+use http::header::{self, HeaderName, HeaderValue};
+
+use super::{Answer, ApiError, Call, DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID, Service, empty, text_value};
+use crate::name::{RepositoryName, UploadId, parse_digest};
+use crate::range::ByteRange;
+use crate::upload::{ChunkHead, UploadError};
+use crate::uploads::UploadsError;
+
+impl Service {
+    /// Opens an upload, or makes one unnecessary: by a mount, or with the content in the body.
+    pub(super) async fn post_upload(&self, repository: RepositoryName, call: Call) -> Answer {
+        if let Some(digest) = call.query.get("mount") {
+            let digest = parse_digest(digest)?;
+            if self.mount(&repository, &digest, call.query.get("from")).await? {
+                return Ok(created(&repository, &digest));
+            }
+        } else if let Some(digest) = call.query.get("digest") {
+            let digest = parse_digest(digest)?;
+            let head = chunk_head(&call)?;
+            self.uploads.push(&repository, digest, head, call.body).await?;
+            return Ok(created(&repository, &digest));
+        }
+        let upload = self.uploads.begin(&repository).await?;
+        Ok(empty(StatusCode::ACCEPTED, progress(&repository, upload, 0)))
+    }
+
+    /// Where an interrupted upload goes on.
+    pub(super) async fn upload_status(&self, repository: &RepositoryName, upload: UploadId) -> Answer {
+        let received = self.uploads.received(repository, upload).await?;
+        Ok(empty(StatusCode::NO_CONTENT, progress(repository, upload, received)))
+    }
+
+    pub(super) async fn patch_upload(
+        &self,
+        repository: RepositoryName,
+        upload: UploadId,
+        call: Call,
+    ) -> Answer {
+        let head = chunk_head(&call)?;
+        let appended = self.uploads.append(&repository, upload, head, call.body).await;
+        let received = appended.map_err(|error| located(error, &repository, upload))?;
+        Ok(empty(StatusCode::ACCEPTED, progress(&repository, upload, received)))
+    }
+
+    pub(super) async fn put_upload(
+        &self,
+        repository: RepositoryName,
+        upload: UploadId,
+        call: Call,
+    ) -> Answer {
+        let digest = parse_digest(call.query.get("digest").ok_or(ApiError::NoDigest)?)?;
+        let head = chunk_head(&call)?;
+        let finished = self.uploads.finish(&repository, upload, digest, head, call.body).await;
+        finished.map_err(|error| located(error, &repository, upload))?;
+        Ok(created(&repository, &digest))
+    }
+
+    pub(super) async fn cancel_upload(&self, repository: &RepositoryName, upload: UploadId) -> Answer {
+        self.uploads.cancel(repository, upload).await?;
+        Ok(empty(StatusCode::NO_CONTENT, []))
+    }
+
+    /// True if the blob is in `repository` now. A source that has no such blob, or is no repository,
+    /// is no error: the client uploads then.
+    async fn mount(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        from: Option<&str>,
+    ) -> Result<bool, ApiError> {
+        let Some(from) = from.map(RepositoryName::parse).transpose()? else { return Ok(false) };
+        if self.repositories.blob_size(&from, digest).await?.is_none() {
+            return Ok(false);
+        }
+        self.repositories.link_blob(repository, digest).await?;
+        Ok(true)
+    }
+}
+
+fn chunk_head(call: &Call) -> Result<ChunkHead, ApiError> {
+    let range = call.header(&header::CONTENT_RANGE).map(ByteRange::parse_chunk).transpose()?;
+    let length = call.header(&header::CONTENT_LENGTH).and_then(|text| text.parse().ok());
+    Ok(ChunkHead { range, length })
+}
+
+fn created(repository: &RepositoryName, digest: &Digest) -> http::Response<super::ResponseBody> {
+    let headers = [
+        (header::LOCATION, text_value(&format!("/v2/{repository}/blobs/{digest}"))),
+        (DOCKER_CONTENT_DIGEST, text_value(&digest.to_string())),
+    ];
+    empty(StatusCode::CREATED, headers)
+}
+
+fn progress(repository: &RepositoryName, upload: UploadId, received: u64) -> [(HeaderName, HeaderValue); 3] {
+    [
+        (header::LOCATION, text_value(&location(repository, upload))),
+        (header::RANGE, text_value(&range(received))),
+        (DOCKER_UPLOAD_UUID, text_value(&upload.to_string())),
+    ]
+}
+
+fn location(repository: &RepositoryName, upload: UploadId) -> String {
+    format!("/v2/{repository}/blobs/uploads/{upload}")
+}
+
+/// Both ends included, as everywhere in the specification; so nothing looks like one byte.
+fn range(received: u64) -> String {
+    format!("0-{}", received.saturating_sub(1))
+}
+
+/// Tells a client that lost count where to go on.
+fn located(error: UploadsError, repository: &RepositoryName, upload: UploadId) -> ApiError {
+    match error {
+        UploadsError::Rule(error @ UploadError::OutOfOrder { want, .. }) => {
+            ApiError::OutOfOrder { error, location: location(repository, upload), range: range(want) }
+        }
+        error => error.into(),
+    }
+}

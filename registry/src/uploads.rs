@@ -1,0 +1,454 @@
+//! Blob uploads: the work. The rules are [`crate::upload`]'s.
+//!
+//! ```text
+//!                       .--> hash, on one thread ---.
+//! socket --> batch ----+                             +--> next batch, which arrived meanwhile
+//!                       `--> append, on another ----'
+//! ```
+//!
+//! - Content is hashed as it arrives, so the closing `PUT` compares and does not read again. Only
+//!   after a restart is an upload read once, to catch up.
+//! - An upload takes one request at a time. A newer one overtakes an older one: a client whose
+//!   connection broke comes back before the server has noticed.
+//! - A request that began is carried to its end in a task of its own, so a client that goes away
+//!   leaves no half-done append behind, and what had arrived is kept for the next attempt.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use appliance::{Algorithm, Digest, Hasher};
+use blob_store::{Session, SessionId, Storage, StorageError};
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use tokio::sync::{OwnedMutexGuard, watch};
+
+use crate::http::body::{BodyError, RequestBody};
+use crate::layout;
+use crate::name::{RepositoryName, UploadId};
+use crate::repository::{Repositories, RepositoryError};
+use crate::upload::{Chunk, ChunkHead, Upload, UploadError};
+
+/// Bytes that are hashed and written at a time. Two batches per request are in memory.
+const BATCH: usize = 1 << 20;
+/// How much of a chunk that is not accepted is read, so that its sender sees the answer.
+const DISCARD: u64 = 16 << 20;
+
+/// What uploads may use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UploadLimits {
+    pub(crate) blob_bytes: u64,
+    pub(crate) open_uploads: usize,
+    pub(crate) expiry: Duration,
+}
+
+/// All uploads of a server.
+#[derive(Debug)]
+pub(crate) struct Uploads {
+    storage: Arc<dyn Storage>,
+    repositories: Arc<Repositories>,
+    limits: UploadLimits,
+    open: Mutex<HashMap<SessionId, Arc<OpenUpload>>>,
+}
+
+/// Why an upload did not go on. Unless the error says otherwise, what had arrived is kept.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UploadsError {
+    /// Finished, cancelled, expired, of another repository, or never opened.
+    #[error("there is no such upload in this repository")]
+    Unknown,
+    /// The chunk does not fit.
+    #[error(transparent)]
+    Rule(#[from] UploadError),
+    /// The chunk did not arrive whole.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// A newer request goes on with the upload.
+    #[error("a newer request for this upload has taken over")]
+    Overtaken,
+    /// The content is not what its digest promises. The upload is gone.
+    #[error("the content has digest {found}; the request says {wanted}")]
+    WrongDigest { wanted: Digest, found: Digest },
+    /// Too many uploads are open.
+    #[error("too many uploads are open; try again later")]
+    TooMany,
+    /// The storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The storage failed at the last step: the content is there, the link is not.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+}
+
+/// What is remembered of an upload between requests. All of it can be found again in the storage.
+#[derive(Debug)]
+struct OpenUpload {
+    /// The number of the newest request. Whoever has a smaller one gives way.
+    newest: watch::Sender<u64>,
+    received: AtomicU64,
+    /// Held by the request whose turn it is.
+    hashed: Arc<tokio::sync::Mutex<Option<Hashed>>>,
+}
+
+/// The hash of the first `bytes` bytes.
+#[derive(Debug)]
+struct Hashed {
+    algorithm: Algorithm,
+    hasher: Hasher,
+    bytes: u64,
+}
+
+impl Hashed {
+    fn new(algorithm: Algorithm) -> Self {
+        Self { algorithm, hasher: Hasher::new(algorithm), bytes: 0 }
+    }
+}
+
+impl Uploads {
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        repositories: Arc<Repositories>,
+        limits: UploadLimits,
+    ) -> Self {
+        Self { storage, repositories, limits, open: Mutex::default() }
+    }
+
+    /// Opens an upload.
+    pub(crate) async fn begin(&self, repository: &RepositoryName) -> Result<UploadId, UploadsError> {
+        if self.open().len() >= self.limits.open_uploads {
+            return Err(UploadsError::TooMany);
+        }
+        let upload = UploadId::new(random());
+        let id = layout::session(repository, upload);
+        self.storage.begin(id).await?;
+        self.entry(id);
+        Ok(upload)
+    }
+
+    /// How many bytes have arrived.
+    pub(crate) async fn received(
+        &self,
+        repository: &RepositoryName,
+        upload: UploadId,
+    ) -> Result<u64, UploadsError> {
+        let id = layout::session(repository, upload);
+        let known = self.open().get(&id).cloned();
+        match known {
+            Some(upload) => Ok(upload.received.load(Ordering::Acquire)),
+            None => Ok(self.resume(id).await?.size_bytes()),
+        }
+    }
+
+    /// Appends a chunk; once this returns, it survives a power cut. Returns where the next one must
+    /// start.
+    pub(crate) async fn append(
+        self: &Arc<Self>,
+        repository: &RepositoryName,
+        upload: UploadId,
+        head: ChunkHead,
+        body: RequestBody,
+    ) -> Result<u64, UploadsError> {
+        let (this, id) = (Arc::clone(self), layout::session(repository, upload));
+        to_the_end(async move {
+            let mut turn = this.turn(id).await?;
+            turn.receive(head, body, turn.algorithm(), this.limits).await?;
+            turn.session.sync().await?;
+            Ok(turn.session.size_bytes())
+        })
+        .await
+    }
+
+    /// Appends the last chunk, which may be empty, and makes the upload a blob of the repository.
+    pub(crate) async fn finish(
+        self: &Arc<Self>,
+        repository: &RepositoryName,
+        upload: UploadId,
+        digest: Digest,
+        head: ChunkHead,
+        body: RequestBody,
+    ) -> Result<(), UploadsError> {
+        let (this, id) = (Arc::clone(self), layout::session(repository, upload));
+        let repository = repository.clone();
+        to_the_end(async move {
+            let mut turn = this.turn(id).await?;
+            turn.receive(head, body, digest.algorithm(), this.limits).await?;
+            this.publish(turn, &repository, digest).await
+        })
+        .await
+    }
+
+    /// Stores a blob that arrives in one request. Nothing is kept after an error.
+    pub(crate) async fn push(
+        self: &Arc<Self>,
+        repository: &RepositoryName,
+        digest: Digest,
+        head: ChunkHead,
+        body: RequestBody,
+    ) -> Result<(), UploadsError> {
+        let id = layout::session(repository, self.begin(repository).await?);
+        let (this, repository) = (Arc::clone(self), repository.clone());
+        to_the_end(async move {
+            let mut turn = this.turn(id).await?;
+            if let Err(error) = turn.receive(head, body, digest.algorithm(), this.limits).await {
+                this.forget(id).await?;
+                return Err(error);
+            }
+            this.publish(turn, &repository, digest).await
+        })
+        .await
+    }
+
+    /// Gives an upload up.
+    pub(crate) async fn cancel(
+        &self,
+        repository: &RepositoryName,
+        upload: UploadId,
+    ) -> Result<(), UploadsError> {
+        let turn = self.turn(layout::session(repository, upload)).await?;
+        self.forget(turn.id).await
+    }
+
+    /// Forgets uploads that nobody has appended to for longer than the limit. Returns how many.
+    pub(crate) async fn expire(&self, now: SystemTime) -> Result<usize, UploadsError> {
+        let mut expired = 0;
+        for session in self.storage.sessions().await? {
+            let is_old = now.duration_since(session.modified).is_ok_and(|age| age > self.limits.expiry);
+            let entry = self.open().get(&session.id).cloned();
+            // One whose turn somebody has is in use, however long ago its last byte arrived.
+            let turn = entry.as_ref().map(|upload| Arc::clone(&upload.hashed).try_lock_owned());
+            if is_old && !matches!(turn, Some(Err(_))) {
+                self.forget(session.id).await?;
+                expired += 1;
+            }
+        }
+        Ok(expired)
+    }
+
+    /// Waits until the upload is this request's alone, and opens it.
+    async fn turn(&self, id: SessionId) -> Result<Turn, UploadsError> {
+        let upload = self.entry(id);
+        let mut number = 0;
+        upload.newest.send_modify(|newest| {
+            *newest += 1;
+            number = *newest;
+        });
+        let newest = upload.newest.subscribe();
+        let mut hashed = Arc::clone(&upload.hashed).lock_owned().await;
+        let session = self.resume(id).await?;
+        upload.received.store(session.size_bytes(), Ordering::Release);
+        hashed.take_if(|hashed| hashed.bytes != session.size_bytes());
+        Ok(Turn { id, upload, hashed, session, number, newest })
+    }
+
+    async fn publish(
+        &self,
+        mut turn: Turn,
+        repository: &RepositoryName,
+        wanted: Digest,
+    ) -> Result<(), UploadsError> {
+        let hashed = turn.hashed.take().expect("whoever received a chunk has hashed it");
+        let found = hashed.hasher.finish();
+        if found != wanted {
+            self.forget(turn.id).await?;
+            return Err(UploadsError::WrongDigest { wanted, found });
+        }
+        if let Err(error) = turn.session.finish(&layout::blob(&wanted)).await {
+            self.forget(turn.id).await?;
+            return Err(error.into());
+        }
+        self.open().remove(&turn.id);
+        Ok(self.repositories.link_blob(repository, &wanted).await?)
+    }
+
+    async fn resume(&self, id: SessionId) -> Result<Box<dyn Session>, UploadsError> {
+        match self.storage.resume(id).await {
+            Err(StorageError::NoSession { .. }) => {
+                self.open().remove(&id);
+                Err(UploadsError::Unknown)
+            }
+            session => Ok(session?),
+        }
+    }
+
+    async fn forget(&self, id: SessionId) -> Result<(), UploadsError> {
+        self.open().remove(&id);
+        Ok(self.storage.abort(id).await?)
+    }
+
+    fn entry(&self, id: SessionId) -> Arc<OpenUpload> {
+        let new = || {
+            let newest = watch::Sender::new(0);
+            Arc::new(OpenUpload { newest, received: AtomicU64::new(0), hashed: Arc::default() })
+        };
+        Arc::clone(self.open().entry(id).or_insert_with(new))
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<OpenUpload>>> {
+        self.open.lock().expect("nobody panics while holding the uploads")
+    }
+}
+
+/// An upload in the hands of the one request whose turn it is.
+struct Turn {
+    id: SessionId,
+    upload: Arc<OpenUpload>,
+    /// `None` until what is stored was hashed, or after an append failed.
+    hashed: OwnedMutexGuard<Option<Hashed>>,
+    session: Box<dyn Session>,
+    number: u64,
+    newest: watch::Receiver<u64>,
+}
+
+impl Turn {
+    /// The algorithm to hash with while the digest is not known.
+    fn algorithm(&self) -> Algorithm {
+        self.hashed.as_ref().map_or(Algorithm::Sha256, |hashed| hashed.algorithm)
+    }
+
+    /// Appends the body to the session. Afterwards, all of the session is hashed.
+    async fn receive(
+        &mut self,
+        head: ChunkHead,
+        mut body: RequestBody,
+        algorithm: Algorithm,
+        limits: UploadLimits,
+    ) -> Result<(), UploadsError> {
+        let mut chunk = match Upload::resume(self.session.size_bytes(), limits.blob_bytes).begin_chunk(head) {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                body.discard(DISCARD).await;
+                return Err(error.into());
+            }
+        };
+        self.catch_up(algorithm).await?;
+        let mut batch = collect(&mut body, &mut chunk, &mut self.newest, self.number).await;
+        while let Batch { pieces, end: None } = batch {
+            let next = collect(&mut body, &mut chunk, &mut self.newest, self.number);
+            let (stored, next) = tokio::join!(store(&mut *self.session, &mut self.hashed, pieces), next);
+            self.upload.received.store(self.session.size_bytes(), Ordering::Release);
+            stored?;
+            batch = next;
+        }
+        store(&mut *self.session, &mut self.hashed, batch.pieces).await?;
+        self.upload.received.store(self.session.size_bytes(), Ordering::Release);
+        match batch.end {
+            Some(Err(error)) => Err(error),
+            _ => Ok(chunk.end().map(|_| ())?),
+        }
+    }
+
+    /// Hashes what is stored, unless that has been done.
+    async fn catch_up(&mut self, algorithm: Algorithm) -> Result<(), UploadsError> {
+        if self.hashed.as_ref().is_some_and(|hashed| hashed.algorithm == algorithm) {
+            return Ok(());
+        }
+        let mut hashed = Some(Hashed::new(algorithm));
+        let mut stored = self.session.stream();
+        while let Some(piece) = stored.try_next().await? {
+            hashed = hash(hashed, vec![piece]).await;
+        }
+        *self.hashed = hashed;
+        Ok(())
+    }
+}
+
+/// Pieces of a body that are handled together.
+struct Batch {
+    pieces: Vec<Bytes>,
+    /// `None` while the body goes on; else how it ended.
+    end: Option<Result<(), UploadsError>>,
+}
+
+/// Reads on until a batch is full or the body ends.
+async fn collect(
+    body: &mut RequestBody,
+    chunk: &mut Chunk,
+    newest: &mut watch::Receiver<u64>,
+    number: u64,
+) -> Batch {
+    let mut batch = Batch { pieces: Vec::new(), end: None };
+    let mut bytes = 0;
+    let mut overtaken = pin!(newest.wait_for(|newest| *newest > number));
+    while bytes < BATCH {
+        let next = tokio::select! {
+            biased;
+            _ = &mut overtaken => Err(UploadsError::Overtaken),
+            next = body.next() => next.map_err(UploadsError::from),
+        };
+        match next {
+            Ok(Some(piece)) => {
+                if let Err(error) = chunk.accept(piece.len() as u64) {
+                    body.discard(DISCARD).await;
+                    batch.end = Some(Err(error.into()));
+                    break;
+                }
+                bytes += piece.len();
+                batch.pieces.push(piece);
+            }
+            Ok(None) => {
+                batch.end = Some(Ok(()));
+                break;
+            }
+            Err(error) => {
+                batch.end = Some(Err(error));
+                break;
+            }
+        }
+    }
+    batch
+}
+
+/// Appends `pieces` to the session and to the hash, at the same time. After an error nothing is
+/// hashed, and the session is as it was.
+async fn store(
+    session: &mut dyn Session,
+    hashed: &mut Option<Hashed>,
+    pieces: Vec<Bytes>,
+) -> Result<(), StorageError> {
+    if pieces.is_empty() {
+        return Ok(());
+    }
+    let hashing = hash(hashed.take(), pieces.clone());
+    let (appended, now_hashed) = tokio::join!(session.append(session.size_bytes(), pieces), hashing);
+    appended?;
+    *hashed = now_hashed;
+    Ok(())
+}
+
+/// Hashes `pieces` where it does not keep others waiting.
+async fn hash(hashed: Option<Hashed>, pieces: Vec<Bytes>) -> Option<Hashed> {
+    let mut hashed = hashed?;
+    let work = tokio::task::spawn_blocking(move || {
+        for piece in pieces {
+            hashed.hasher.update(&piece);
+            hashed.bytes += piece.len() as u64;
+        }
+        hashed
+    });
+    // A runtime that shuts down hashes nothing more; then nothing is hashed.
+    work.await.ok()
+}
+
+/// Carries `work` to its end, even if whoever asked for it loses interest.
+async fn to_the_end<T, F>(work: F) -> Result<T, UploadsError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, UploadsError>> + Send + 'static,
+{
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(UploadsError::Overtaken),
+        },
+    }
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    assert_eq!(filled, Ok(N), "the kernel gives that few bytes at once");
+    bytes
+}

@@ -1,0 +1,279 @@
+//! A registry on a loopback port, and a small HTTP/1.1 client that sends exactly what a test says.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use appliance::Digest;
+use blob_store::{MemoryStorage, Storage};
+use registry::{Event, Exposure, Limits, Observer, Server, ServerConfig};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+pub(crate) const MANIFEST: &str = appliance::media_type::MANIFEST;
+pub(crate) const INDEX: &str = appliance::media_type::INDEX;
+
+/// A server in a thread of this process. Dropped, it drains and ends.
+pub(crate) struct Registry {
+    pub(crate) addr: SocketAddr,
+    /// What the server reported, as text.
+    pub(crate) events: mpsc::Receiver<String>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Reporter(mpsc::Sender<String>);
+
+impl Observer for Reporter {
+    fn observe(&self, event: &Event<'_>) {
+        let _ = self.0.send(format!("{event:?}"));
+    }
+}
+
+impl Registry {
+    pub(crate) fn in_memory() -> Self {
+        Self::start(Arc::new(MemoryStorage::new()), Limits::default())
+    }
+
+    pub(crate) fn start(storage: Arc<dyn Storage>, limits: Limits) -> Self {
+        let (reports, events) = mpsc::channel();
+        let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(async {
+                let config = config("127.0.0.1:0", limits, Arc::new(Reporter(reports)));
+                let server = Server::bind(config, storage).await.unwrap();
+                ready.send(server.local_addr()).unwrap();
+                server
+                    .run(async {
+                        let _ = stopped.await;
+                    })
+                    .await;
+            });
+        });
+        let addr = is_ready.recv().expect("the server starts");
+        Self { addr, events, stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.addr)
+    }
+
+    /// Asks the server to stop, without waiting for it.
+    pub(crate) fn begin_stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.begin_stop();
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            if !std::thread::panicking() {
+                ended.unwrap();
+            }
+        }
+    }
+}
+
+pub(crate) fn config(listen: &str, limits: Limits, observer: Arc<dyn Observer>) -> ServerConfig {
+    let listen = listen.parse().unwrap();
+    ServerConfig { listen, exposure: Exposure::LoopbackOnly, limits, observer }
+}
+
+/// One connection, made anew when the server has closed it.
+pub(crate) struct Client {
+    addr: SocketAddr,
+    connection: Option<BufReader<TcpStream>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    headers: HashMap<String, String>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) fn new(addr: SocketAddr) -> Self {
+        Self { addr, connection: None }
+    }
+
+    pub(crate) fn get(&mut self, path: &str) -> Reply {
+        self.send("GET", path, &[], b"")
+    }
+
+    /// Sends a request with a `Content-Length` and reads the answer.
+    pub(crate) fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        self.try_send(method, path, headers, body).unwrap()
+    }
+
+    /// As [`Client::send`], where the server may go away at any time.
+    pub(crate) fn try_send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> std::io::Result<Reply> {
+        let length = body.len().to_string();
+        let mut all = vec![("content-length", length.as_str())];
+        all.extend_from_slice(headers);
+        let mut connection = self.begin(method, path, &all)?;
+        connection.get_mut().write_all(body)?;
+        let reply = read_reply(&mut connection, method)?;
+        if reply.header("connection") != Some("close") {
+            self.connection = Some(connection);
+        }
+        Ok(reply)
+    }
+
+    /// Sends a request's head only. The caller writes the body to the connection, or does not.
+    pub(crate) fn begin(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> std::io::Result<BufReader<TcpStream>> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => BufReader::new(connect(self.addr)?),
+        };
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.addr);
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        connection.get_mut().write_all((head + "\r\n").as_bytes())?;
+        Ok(connection)
+    }
+
+    /// Pushes a blob: `POST`, `PUT`.
+    pub(crate) fn push_blob(&mut self, repository: &str, content: &[u8]) -> Digest {
+        let digest = Digest::sha256(content);
+        let upload = self.begin_upload(repository);
+        let put = self.send("PUT", &format!("{upload}?digest={digest}"), &[], content);
+        assert_eq!(put.status, 201, "{put:?}");
+        digest
+    }
+
+    /// Opens an upload and returns its path.
+    pub(crate) fn begin_upload(&mut self, repository: &str) -> String {
+        let post = self.send("POST", &format!("/v2/{repository}/blobs/uploads/"), &[], b"");
+        assert_eq!(post.status, 202, "{post:?}");
+        post.header("location").unwrap().to_owned()
+    }
+
+    pub(crate) fn put_manifest(
+        &mut self,
+        repository: &str,
+        name: &str,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Reply {
+        let path = format!("/v2/{repository}/manifests/{name}");
+        self.send("PUT", &path, &[("content-type", media_type)], bytes)
+    }
+}
+
+impl Reply {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("the body is JSON")
+    }
+
+    /// The code of the error, if the answer is one.
+    pub(crate) fn code(&self) -> String {
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        body["errors"][0]["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}: {self:?}", String::from_utf8_lossy(&self.body));
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn expect_error(self, status: u16, code: &str) -> Self {
+        let reply = self.expect(status);
+        assert_eq!(reply.code(), code, "{}", String::from_utf8_lossy(&reply.body));
+        assert_eq!(reply.header("content-type"), Some("application/json"));
+        reply
+    }
+}
+
+pub(crate) fn connect(addr: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(addr)?;
+    stream.set_nodelay(true)?;
+    // A test that hangs says where.
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    Ok(stream)
+}
+
+/// Reads one answer. Bodies of ours always have a length.
+pub(crate) fn read_reply(connection: &mut BufReader<TcpStream>, method: &str) -> std::io::Result<Reply> {
+    let gone = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+    let mut line = String::new();
+    connection.read_line(&mut line)?;
+    let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(gone)?;
+    let mut headers = HashMap::new();
+    loop {
+        line.clear();
+        connection.read_line(&mut line)?;
+        match line.trim_end().split_once(": ") {
+            Some((name, value)) => headers.insert(name.to_ascii_lowercase(), value.to_owned()),
+            None if line == "\r\n" => break,
+            None => return Err(gone()),
+        };
+    }
+    let has_body = method != "HEAD" && status != 204 && status != 304;
+    let length = headers.get("content-length").filter(|_| has_body);
+    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    connection.read_exact(&mut body)?;
+    Ok(Reply { status, headers, body })
+}
+
+/// The descriptor of a blob.
+pub(crate) fn descriptor(media_type: &str, content: &[u8]) -> Value {
+    json!({ "mediaType": media_type, "digest": Digest::sha256(content), "size": content.len() })
+}
+
+/// An image manifest with one layer.
+pub(crate) fn manifest(config: &[u8], layer: &[u8]) -> Vec<u8> {
+    let document = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": descriptor("application/vnd.oci.empty.v1+json", config),
+        "layers": [descriptor("application/octet-stream", layer)],
+    });
+    document.to_string().into_bytes()
+}
+
+/// Bytes that do not repeat; the same for the same seed.
+pub(crate) fn noise(seed: u64, size: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(size + 8);
+    while bytes.len() < size {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes
+}

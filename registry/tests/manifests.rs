@@ -1,0 +1,160 @@
+//! Manifests and tags over a real socket.
+
+mod common;
+
+use appliance::Digest;
+use common::{INDEX, MANIFEST, Registry, descriptor, manifest};
+use serde_json::json;
+
+#[test]
+fn a_manifest_is_returned_as_it_was_received() {
+    let registry = Registry::in_memory();
+    let mut client = registry.client();
+    client.push_blob("team/web", b"{}");
+    client.push_blob("team/web", b"layer");
+    // White space and order that nobody would write again.
+    let mut bytes = b" \n".to_vec();
+    bytes.extend(manifest(b"{}", b"layer"));
+    bytes.extend(b"\n\n");
+    let digest = Digest::sha256(&bytes).to_string();
+    let put = client.put_manifest("team/web", "1.4", MANIFEST, &bytes).expect(201);
+    assert_eq!(put.header("docker-content-digest"), Some(digest.as_str()));
+    assert_eq!(put.header("location"), Some(format!("/v2/team/web/manifests/{digest}").as_str()));
+    for name in ["1.4", digest.as_str(), "1.4"] {
+        let path = format!("/v2/team/web/manifests/{name}");
+        let got = client.get(&path).expect(200);
+        assert_eq!(got.body, bytes);
+        assert_eq!(got.header("content-type"), Some(MANIFEST));
+        assert_eq!(got.header("docker-content-digest"), Some(digest.as_str()));
+        let head = client.send("HEAD", &path, &[], b"").expect(200);
+        assert_eq!(head.header("content-length"), Some(bytes.len().to_string().as_str()));
+        assert_eq!(head.header("docker-content-digest"), Some(digest.as_str()));
+        let etag = got.header("etag").unwrap().to_owned();
+        client.send("GET", &path, &[("if-none-match", &etag)], b"").expect(304);
+    }
+    // It is a manifest here, not a blob, and nothing at all elsewhere.
+    client.get(&format!("/v2/team/web/blobs/{digest}")).expect_error(404, "BLOB_UNKNOWN");
+    client.get(&format!("/v2/other/manifests/{digest}")).expect_error(404, "MANIFEST_UNKNOWN");
+    client.get("/v2/team/web/manifests/1.5").expect_error(404, "MANIFEST_UNKNOWN");
+}
+
+#[test]
+fn a_tag_moves_and_the_old_manifest_stays() {
+    let registry = Registry::in_memory();
+    let mut client = registry.client();
+    let mut last = None;
+    for layer in [b"one", b"two"] {
+        client.push_blob("web", b"{}");
+        client.push_blob("web", layer);
+        let bytes = manifest(b"{}", layer);
+        client.put_manifest("web", "latest", MANIFEST, &bytes).expect(201);
+        assert_eq!(client.get("/v2/web/manifests/latest").body, bytes);
+        if let Some(last) = last.replace(Digest::sha256(&bytes)) {
+            client.get(&format!("/v2/web/manifests/{last}")).expect(200);
+        }
+    }
+}
+
+#[test]
+fn a_manifest_needs_its_blobs_in_its_own_repository() {
+    let registry = Registry::in_memory();
+    let mut client = registry.client();
+    client.push_blob("web", b"{}");
+    client.push_blob("other", b"layer");
+    let bytes = manifest(b"{}", b"layer");
+    let refused =
+        client.put_manifest("web", "1", MANIFEST, &bytes).expect_error(404, "MANIFEST_BLOB_UNKNOWN");
+    let missing = &refused.json()["errors"][0]["detail"]["digests"];
+    assert_eq!(*missing, json!([Digest::sha256(b"layer")]));
+    client.get("/v2/web/manifests/1").expect(404);
+    client.get("/v2/web/tags/list").expect(200);
+}
+
+#[test]
+fn an_index_is_stored_also_where_its_manifests_are_elsewhere() {
+    let registry = Registry::in_memory();
+    let mut client = registry.client();
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": INDEX,
+        "manifests": [descriptor(MANIFEST, b"somewhere else")],
+    });
+    let bytes = index.to_string().into_bytes();
+    client.put_manifest("web", "1", INDEX, &bytes).expect(201);
+    assert_eq!(client.get("/v2/web/manifests/1").expect(200).header("content-type"), Some(INDEX));
+}
+
+#[test]
+fn what_is_no_manifest_is_refused() {
+    let registry = Registry::in_memory();
+    let mut client = registry.client();
+    client.push_blob("web", b"{}");
+    let good = manifest(b"{}", b"{}");
+    let text = String::from_utf8(good.clone()).unwrap();
+    let deep = format!("{{\"schemaVersion\":2,\"x\":{}1{}}}", "[".repeat(100), "]".repeat(100));
+    let twice = text.replacen("{", "{\"schemaVersion\":2,", 1);
+    let both = text.replacen("{", "{\"manifests\":[],", 1);
+    let elsewhere = Digest::sha256(b"something else").to_string();
+    for (name, kind, bytes, code) in [
+        ("1", MANIFEST, "", "MANIFEST_INVALID"),
+        ("1", MANIFEST, "{}", "MANIFEST_INVALID"),
+        ("1", MANIFEST, "not json", "MANIFEST_INVALID"),
+        ("1", MANIFEST, &deep, "MANIFEST_INVALID"),
+        ("1", MANIFEST, &twice, "MANIFEST_INVALID"),
+        ("1", MANIFEST, &both, "MANIFEST_INVALID"),
+        ("1", INDEX, &text, "MANIFEST_INVALID"),
+        ("1", "application/json", &text, "MANIFEST_INVALID"),
+        (&elsewhere, MANIFEST, &text, "DIGEST_INVALID"),
+    ] {
+        client.put_manifest("web", name, kind, bytes.as_bytes()).expect_error(400, code);
+    }
+    client.put_manifest("web", "1", MANIFEST, &vec![b' '; (4 << 20) + 1]).expect_error(413, "SIZE_INVALID");
+    client.get("/v2/web/manifests/1").expect(404);
+    client.put_manifest("web", "1", MANIFEST, &good).expect(201);
+}
+
+#[test]
+fn tags_are_listed_in_order_and_in_pages() {
+    let registry = Registry::in_memory();
+    let mut client = registry.client();
+    client.get("/v2/web/tags/list").expect_error(404, "NAME_UNKNOWN");
+    client.push_blob("web", b"{}");
+    assert_eq!(client.get("/v2/web/tags/list").expect(200).json(), json!({ "name": "web", "tags": [] }));
+    let bytes = manifest(b"{}", b"{}");
+    for tag in ["b", "1.0", "a", "1.0-rc", "1.0.1"] {
+        client.put_manifest("web", tag, MANIFEST, &bytes).expect(201);
+    }
+    let all = ["1.0", "1.0-rc", "1.0.1", "a", "b"];
+    assert_eq!(client.get("/v2/web/tags/list").expect(200).json()["tags"], json!(all));
+
+    let mut path = "/v2/web/tags/list?n=2".to_owned();
+    let mut pages = Vec::new();
+    loop {
+        let page = client.get(&path).expect(200);
+        pages.push(page.json()["tags"].clone());
+        let Some(link) = page.header("link") else { break };
+        let (next, relation) = link.strip_prefix('<').unwrap().split_once('>').unwrap();
+        assert_eq!(relation, "; rel=\"next\"");
+        next.clone_into(&mut path);
+    }
+    assert_eq!(pages, [json!(["1.0", "1.0-rc"]), json!(["1.0.1", "a"]), json!(["b"])]);
+
+    for (query, want) in [
+        ("n=0", json!([])),
+        ("n=1000000000", json!(all)),
+        ("n=99999999999999999999999999", json!(all)),
+        ("last=a", json!(["b"])),
+        ("last=1.0.0&n=1", json!(["1.0.1"])),
+        ("last=zzz", json!([])),
+        ("last=../../x", json!(all)),
+    ] {
+        assert_eq!(
+            client.get(&format!("/v2/web/tags/list?{query}")).expect(200).json()["tags"],
+            want,
+            "{query}"
+        );
+    }
+    for query in ["n=-1", "n=x", "n="] {
+        client.get(&format!("/v2/web/tags/list?{query}")).expect_error(400, "UNSUPPORTED");
+    }
+}

@@ -1,0 +1,172 @@
+//! The server itself: what it refuses to do, whom it cuts off, and how it stops.
+
+mod common;
+
+use std::io::{BufReader, Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use appliance::Digest;
+use blob_store::{Key, MemoryStorage, Storage as _};
+use bytes::Bytes;
+use common::{Registry, config, connect, read_reply};
+use registry::{Exposure, Limits, ServeError, Server};
+
+#[tokio::test]
+async fn an_address_that_others_can_reach_is_refused_unless_that_is_meant() {
+    for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:5000"] {
+        let config = config(listen, Limits::default(), Arc::new(()));
+        let bound = Server::bind(config, Arc::new(MemoryStorage::new())).await;
+        assert!(matches!(bound, Err(ServeError::NotLoopback { .. })), "{bound:?}");
+    }
+    let mut config = config("0.0.0.0:0", Limits::default(), Arc::new(()));
+    config.exposure = Exposure::AnyoneWithoutTls;
+    assert_ne!(Server::bind(config, Arc::new(MemoryStorage::new())).await.unwrap().local_addr().port(), 0);
+}
+
+#[tokio::test]
+async fn a_storage_of_another_layout_is_left_alone() {
+    let storage = MemoryStorage::new();
+    storage.put_if_absent(&Key::new("layout").unwrap(), Bytes::from("2\n")).await.unwrap();
+    let config = config("127.0.0.1:0", Limits::default(), Arc::new(()));
+    let error = Server::bind(config, Arc::new(storage)).await.unwrap_err();
+    assert_eq!(error.to_string(), "the storage has the layout `2`; this version reads layout 1");
+}
+
+#[test]
+fn the_base_says_that_this_is_a_registry() {
+    let registry = Registry::in_memory();
+    let reply = registry.client().get("/v2/").expect(200);
+    assert_eq!(reply.body, b"{}");
+    assert_eq!(reply.header("docker-distribution-api-version"), Some("registry/2.0"));
+}
+
+#[test]
+fn bad_requests_get_the_right_error_and_never_500() {
+    let registry = Registry::in_memory();
+    let mut client = registry.client();
+    let empty = Digest::sha256(b"");
+    let upload = client.begin_upload("web");
+    let blob = |digest: &str| format!("/v2/web/blobs/{digest}");
+    let put = |query: &str| format!("{upload}?{query}");
+    for (method, path, status, code) in [
+        ("GET", "/".to_owned(), 404, "UNSUPPORTED"),
+        ("GET", "/v2/_catalog".to_owned(), 404, "UNSUPPORTED"),
+        ("GET", "/v2/Web/tags/list".to_owned(), 400, "NAME_INVALID"),
+        ("GET", "/v2/../../../etc/passwd/tags/list".to_owned(), 400, "NAME_INVALID"),
+        ("GET", "/v2/%2e%2e%2f/manifests/x".to_owned(), 400, "NAME_INVALID"),
+        ("GET", format!("/v2/{}/tags/list", "a".repeat(256)), 400, "NAME_INVALID"),
+        ("GET", "/v2/web/manifests/.x".to_owned(), 400, "MANIFEST_INVALID"),
+        ("GET", "/v2/web/manifests/sha256:zz".to_owned(), 400, "DIGEST_INVALID"),
+        ("GET", blob("sha256:0"), 400, "DIGEST_INVALID"),
+        ("GET", blob("md5:d41d8cd98f00b204e9800998ecf8427e"), 400, "DIGEST_INVALID"),
+        ("GET", blob("sha256:../../../etc/passwd"), 404, "UNSUPPORTED"),
+        ("GET", blob(&empty.to_string()), 404, "BLOB_UNKNOWN"),
+        ("GET", "/v2/web/blobs/uploads/".to_owned(), 405, "UNSUPPORTED"),
+        ("GET", "/v2/web/blobs/uploads/1".to_owned(), 404, "BLOB_UPLOAD_UNKNOWN"),
+        ("PATCH", format!("/v2/web/blobs/uploads/{}", "0".repeat(32)), 404, "BLOB_UPLOAD_UNKNOWN"),
+        ("PUT", upload.clone(), 400, "DIGEST_INVALID"),
+        ("PUT", put("digest="), 400, "DIGEST_INVALID"),
+        ("PUT", put("digest=sha256:00"), 400, "DIGEST_INVALID"),
+        ("POST", "/v2/web/blobs/uploads/?digest=x".to_owned(), 400, "DIGEST_INVALID"),
+        ("DELETE", blob(&empty.to_string()), 405, "UNSUPPORTED"),
+        ("DELETE", "/v2/web/manifests/x".to_owned(), 405, "UNSUPPORTED"),
+        ("POST", "/v2/".to_owned(), 405, "UNSUPPORTED"),
+        ("BREW", "/v2/web/tags/list".to_owned(), 405, "UNSUPPORTED"),
+    ] {
+        let reply = client.send(method, &path, &[], b"");
+        assert_eq!((reply.status, reply.code().as_str()), (status, code), "{method} {path}");
+        assert_eq!(reply.header("allow").is_some(), status == 405, "{method} {path}");
+    }
+    client.get(&upload).expect(204);
+    assert!(registry.events.try_recv().is_err(), "a client's mistake is no failure of the server");
+}
+
+#[test]
+fn what_is_not_http_is_answered_or_cut_off() {
+    let registry = Registry::in_memory();
+    for bytes in ["\0\0\0\0\r\n\r\n", "GET /v2/ HTTP/9.9\r\n\r\n", "\r\n\r\n\r\nx\r\n\r\n"] {
+        let mut connection = connect(registry.addr).unwrap();
+        connection.write_all(bytes.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        // A reset is as good as an end.
+        let _ = connection.read_to_end(&mut answer);
+        assert!(!answer.starts_with(b"HTTP/1.1 2") && !answer.starts_with(b"HTTP/1.1 5"), "{bytes:?}");
+    }
+    registry.client().get("/v2/").expect(200);
+}
+
+#[test]
+fn silent_and_slow_clients_are_cut_off_and_others_are_served() {
+    let limits = Limits {
+        head_timeout: Duration::from_millis(100),
+        body_window: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let registry = Registry::start(Arc::new(MemoryStorage::new()), limits);
+    let upload = registry.client().begin_upload("web");
+    let mut silent = connect(registry.addr).unwrap();
+    let mut dribbling = connect(registry.addr).unwrap();
+    dribbling.write_all(b"GET /v2/ HT").unwrap();
+    let mut waiting = registry.client().begin("PATCH", &upload, &[("content-length", "10")]).unwrap();
+    waiting.get_mut().write_all(b"x").unwrap();
+    registry.client().get("/v2/").expect(200);
+    read_reply(&mut waiting, "PATCH").unwrap().expect_error(408, "SIZE_INVALID");
+    for connection in [&mut silent, &mut dribbling] {
+        let mut answer = Vec::new();
+        connection.read_to_end(&mut answer).unwrap();
+        assert!(!answer.starts_with(b"HTTP/1.1 200"));
+    }
+    // What the slow one had sent is kept.
+    assert_eq!(registry.client().get(&upload).expect(204).header("range"), Some("0-0"));
+}
+
+#[test]
+fn a_client_that_does_not_read_its_answer_is_cut_off() {
+    let limits = Limits { body_window: Duration::from_millis(100), ..Limits::default() };
+    let registry = Registry::start(Arc::new(MemoryStorage::new()), limits);
+    let mut client = registry.client();
+    // More than the kernel's buffers take.
+    let content = common::noise(1, 32 << 20);
+    let digest = client.push_blob("web", &content);
+    let mut connection = client.begin("GET", &format!("/v2/web/blobs/{digest}"), &[]).unwrap();
+    // The server does not stop before it has given this connection up, or thirty seconds are over.
+    drop(registry);
+    let mut answer = Vec::new();
+    let _ = connection.read_to_end(&mut answer);
+    assert!(answer.len() < content.len());
+}
+
+#[test]
+fn connections_beyond_the_limit_wait_for_their_turn() {
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let registry = Registry::start(Arc::new(MemoryStorage::new()), limits);
+    let mut first = registry.client();
+    first.get("/v2/").expect(200);
+    let mut second = registry.client().begin("GET", "/v2/", &[]).unwrap();
+    first.get("/v2/").expect(200);
+    drop(first);
+    read_reply(&mut second, "GET").unwrap().expect(200);
+}
+
+#[test]
+fn a_request_under_way_is_finished_before_the_server_stops() {
+    let mut registry = Registry::in_memory();
+    let mut client = registry.client();
+    let upload = client.begin_upload("web");
+    let digest = Digest::sha256(b"0123456789");
+    let path = format!("{upload}?digest={digest}");
+    let mut connection =
+        client.begin("PUT", &path, &[("content-length", "10"), ("expect", "100-continue")]).unwrap();
+    let mut proceed = [0; 25];
+    connection.read_exact(&mut proceed).unwrap();
+    assert_eq!(&proceed, b"HTTP/1.1 100 Continue\r\n\r\n");
+    registry.begin_stop();
+    // The listener is closed before anything else happens.
+    while let Ok(stream) = connect(registry.addr) {
+        drop(BufReader::new(stream));
+    }
+    connection.get_mut().write_all(b"0123456789").unwrap();
+    read_reply(&mut connection, "PUT").unwrap().expect(201);
+    drop(registry);
+}
