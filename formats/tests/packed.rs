@@ -555,10 +555,12 @@ proptest! {
     }
 }
 
+/// Explained byte by byte in `docs/formats/disk-index.md`. What is read must never change. What is written
+/// may, with another version of zstd: then the files of this one stay, beside the new ones.
 #[test]
 fn golden_files_of_version_1_are_written_and_read_as_ever() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    // Three pages of disk, the middle one zeros; two frames; the last block not whole.
+    // Three pages of disk, the first of them zeros; three frames; the last block not whole.
     let content = &some_content(14)[..13 * BLOCK + 1000];
     let packed = pack(content, 2 * 65_536 - 6, 4, 2);
     let pack_digest = Root::parse(packed.root()).unwrap().packs[0].digest;
