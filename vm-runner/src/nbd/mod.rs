@@ -15,6 +15,8 @@
 mod export;
 mod negotiation;
 mod server;
+#[cfg(test)]
+mod tests;
 mod transmission;
 mod wire;
 
