@@ -16,5 +16,5 @@ pub use home::{Vm, VmError, VmFolder, VmLock, Vms, free_name, new_id};
 pub use launch::{Launch, LaunchError};
 pub use publish::{PublishAtError, publish_at};
 pub use state::{Event, ProcessId, PublishAt, PublishedPort, Spec, State, Status, unix_now_s};
-pub use stats::{DiskStats, FirewallCounter, Stats};
+pub use stats::{DiskStats, FirewallCounter, PublishedStats, Stats};
 pub use supervisor::{SuperviseError, supervise};

@@ -12,6 +12,8 @@ pub struct Stats {
     pub memory_bytes: u64,
     /// What passed the firewall and what did not, in the order of the rules.
     pub firewall: Vec<FirewallCounter>,
+    /// What came through published ports, in the order of the rules.
+    pub published: Vec<PublishedStats>,
     /// What the guest read and wrote.
     pub disks: Vec<DiskStats>,
 }
@@ -28,6 +30,24 @@ pub struct FirewallCounter {
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
+}
+
+/// Connections (TCP) or conversations (UDP) through the ports that a rule publishes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedStats {
+    /// The ingress rule.
+    pub rule: String,
+    /// Let in.
+    pub accepted: u64,
+    /// Turned away because no rule lets their source in.
+    pub denied_source: u64,
+    /// Turned away because they came too fast.
+    pub denied_rate: u64,
+    /// Turned away because as many were open as may be.
+    pub denied_connections: u64,
+    /// Let in, but the guest did not answer.
+    pub unanswered: u64,
 }
 
 /// What the guest read from and wrote to a disk.

@@ -25,7 +25,7 @@ use super::health::{self, Judge, Verdict};
 use super::home::VmError;
 use super::launch::{Launch, LaunchError, Outputs, Running};
 use super::state::{Event, ProcessId, State, Status, unix_now_s};
-use super::stats::{self, DiskStats, FirewallCounter, Stats};
+use super::stats::{self, DiskStats, FirewallCounter, PublishedStats, Stats};
 use crate::engine::{Accel, Hypervisor, MachineEvent, ShutdownCause};
 use crate::kvm;
 use crate::net::{NetError, Network};
@@ -349,7 +349,16 @@ impl<L: FnMut(&Event)> Supervisor<L> {
             Some(network) => firewall_counters(network).map_err(|error| chain(&error))?,
             None => Vec::new(),
         };
-        Ok(Stats { cpu_ms, memory_bytes, firewall, disks: disks.collect() })
+        let published = running.network.iter().flat_map(Network::published).map(|rule| PublishedStats {
+            rule: rule.rule,
+            accepted: rule.accepted,
+            denied_source: rule.denied_source,
+            denied_rate: rule.denied_rate,
+            denied_connections: rule.denied_connections,
+            unanswered: rule.unanswered,
+        });
+        let published = published.collect();
+        Ok(Stats { cpu_ms, memory_bytes, firewall, published, disks: disks.collect() })
     }
 
     fn how_it_ended(&self, running: &Running, cause: Option<ShutdownCause>) -> Ended {
