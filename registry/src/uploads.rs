@@ -33,8 +33,6 @@ use crate::upload::{Chunk, ChunkHead, Upload, UploadError};
 
 /// Bytes that are hashed and written at a time. Two batches per request are in memory.
 const BATCH: usize = 1 << 20;
-/// How much of a chunk that is not accepted is read, so that its sender sees the answer.
-const DISCARD: u64 = 16 << 20;
 
 /// What uploads may use.
 #[derive(Debug, Clone, Copy)]
@@ -315,13 +313,7 @@ impl Turn {
         algorithm: Algorithm,
         limits: UploadLimits,
     ) -> Result<(), UploadsError> {
-        let mut chunk = match Upload::resume(self.session.size_bytes(), limits.blob_bytes).begin_chunk(head) {
-            Ok(chunk) => chunk,
-            Err(error) => {
-                body.discard(DISCARD).await;
-                return Err(error.into());
-            }
-        };
+        let mut chunk = Upload::resume(self.session.size_bytes(), limits.blob_bytes).begin_chunk(head)?;
         self.catch_up(algorithm).await?;
         let mut batch = collect(&mut body, &mut chunk, &mut self.newest, self.number).await;
         while let Batch { pieces, end: None } = batch {
@@ -380,7 +372,6 @@ async fn collect(
         match next {
             Ok(Some(piece)) => {
                 if let Err(error) = chunk.accept(piece.len() as u64) {
-                    body.discard(DISCARD).await;
                     batch.end = Some(Err(error.into()));
                     break;
                 }

@@ -24,10 +24,18 @@ pub(crate) struct Pace {
     pub(crate) floor_bytes: u64,
 }
 
+/// How much of a body that nobody wants is read: enough for a client to send a chunk of a usual size
+/// to its end.
+const UNWANTED: u64 = 16 << 20;
+
 /// The body of a request.
+///
+/// Dropped before its end, it is read on for a while by a task of its own: a client that is answered
+/// while it is still sending would otherwise see a broken connection instead of the answer.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
-    body: Incoming,
+    /// `None` once it has ended, well or badly.
+    body: Option<Incoming>,
     pace: Pace,
     window_end: Instant,
     window_bytes: u64,
@@ -46,6 +54,7 @@ pub(crate) enum BodyError {
 
 impl RequestBody {
     pub(crate) fn new(body: Incoming, pace: Pace) -> Self {
+        let body = Some(body).filter(|body| !body.is_end_stream());
         Self { body, pace, window_end: Instant::now() + pace.window, window_bytes: 0 }
     }
 
@@ -53,12 +62,14 @@ impl RequestBody {
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
         // Time that passed while nobody waited for the client is not the client's.
         if Instant::now() >= self.window_end {
-            self.start_window();
+            self.window_end = Instant::now() + self.pace.window;
+            self.window_bytes = 0;
         }
-        loop {
-            match tokio::time::timeout_at(self.window_end, self.body.frame()).await {
-                Ok(None) => return Ok(None),
-                Ok(Some(Err(error))) => return Err(BodyError::Broken(error)),
+        let Some(body) = &mut self.body else { return Ok(None) };
+        let ended = loop {
+            match tokio::time::timeout_at(self.window_end, body.frame()).await {
+                Ok(None) => break Ok(None),
+                Ok(Some(Err(error))) => break Err(BodyError::Broken(error)),
                 Ok(Some(Ok(frame))) => {
                     // Trailers mean nothing here.
                     if let Ok(piece) = frame.into_data() {
@@ -67,11 +78,16 @@ impl RequestBody {
                     }
                 }
                 Err(_) if self.window_bytes < self.pace.floor_bytes => {
-                    return Err(BodyError::TooSlow { pace: self.pace });
+                    break Err(BodyError::TooSlow { pace: self.pace });
                 }
-                Err(_) => self.start_window(),
+                Err(_) => {
+                    self.window_end = Instant::now() + self.pace.window;
+                    self.window_bytes = 0;
+                }
             }
-        }
+        };
+        self.body = None;
+        ended
     }
 
     /// The whole body, of at most `limit` bytes.
@@ -86,21 +102,24 @@ impl RequestBody {
         Ok(whole.into())
     }
 
-    /// Reads on, up to `limit` bytes, and forgets what it reads. A client that is told about a mistake
-    /// while it is still sending may see a broken connection instead of the answer.
-    pub(crate) async fn discard(&mut self, limit: u64) {
+    /// Reads on and forgets what it reads.
+    async fn discard(mut self) {
         let mut discarded = 0;
         while let Ok(Some(piece)) = self.next().await {
             discarded += piece.len() as u64;
-            if discarded > limit {
-                return;
+            if discarded > UNWANTED {
+                break;
             }
         }
+        self.body = None;
     }
+}
 
-    fn start_window(&mut self) {
-        self.window_end = Instant::now() + self.pace.window;
-        self.window_bytes = 0;
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let (Some(body), Ok(runtime)) = (self.body.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(Self::new(body, self.pace).discard());
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 use appliance::{Algorithm, Hasher};
 use http::{Method, StatusCode, header};
 
-use super::body::{BodyError, ResponseBody};
+use super::body::ResponseBody;
 use super::{Answer, ApiError, Call, DOCKER_CONTENT_DIGEST, Service, empty, etag, respond, text_value};
 use crate::cache::CacheKey;
 use crate::manifest::Manifest;
@@ -13,8 +13,6 @@ use crate::name::{ManifestName, RepositoryName};
 
 /// Largest manifest: what the specification asks registries to accept at least.
 const MAX_MANIFEST: u64 = appliance::manifest::MAX_BYTES;
-/// How much of a manifest that is too large is read, so that its sender sees the answer.
-const DISCARD: u64 = 16 << 20;
 
 impl Service {
     pub(super) async fn get_manifest(
@@ -44,13 +42,7 @@ impl Service {
         name: ManifestName,
         mut call: Call,
     ) -> Answer {
-        let bytes = match call.body.whole(MAX_MANIFEST).await {
-            Err(error @ BodyError::TooLarge { .. }) => {
-                call.body.discard(DISCARD).await;
-                return Err(error.into());
-            }
-            read => read?,
-        };
+        let bytes = call.body.whole(MAX_MANIFEST).await?;
         let (algorithm, wanted, tag) = match &name {
             ManifestName::Digest(digest) => (digest.algorithm(), Some(*digest), None),
             ManifestName::Tag(tag) => (Algorithm::Sha256, None, Some(tag)),
