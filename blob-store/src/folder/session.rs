@@ -2,17 +2,22 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rustix::fs::Advice;
 
 use super::tree::{Tree, storage_error};
 use super::{blocking, reader};
 use crate::Key;
 use crate::storage::{ContentStream, Put, Session, SessionId, SessionInfo, StorageError};
+
+/// Bytes after which the kernel is asked to write them to the disk.
+const FLUSH_STEP: u64 = 8 << 20;
 
 /// An open session: a file of `.sessions`, and how long it is.
 #[derive(Debug)]
@@ -22,6 +27,8 @@ pub(super) struct FolderSession {
     file: Arc<File>,
     /// Bytes appended. The file may be longer after a failed append, never shorter.
     size_bytes: u64,
+    /// Up to where the kernel was asked to write the content to the disk.
+    flushed_bytes: u64,
     /// Whether the file's name is known to survive a power cut.
     is_name_durable: bool,
 }
@@ -32,7 +39,7 @@ impl FolderSession {
         let path = path(&tree, id);
         let created = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = Arc::new(created.map_err(|error| storage_error("create", &path, error))?);
-        Ok(Self { tree, id, file, size_bytes: 0, is_name_durable: false })
+        Ok(Self { tree, id, file, size_bytes: 0, flushed_bytes: 0, is_name_durable: false })
     }
 
     pub(super) fn resume(tree: Arc<Tree>, id: SessionId) -> Result<Self, StorageError> {
@@ -50,7 +57,8 @@ impl FolderSession {
         if data.nlink() != 1 {
             return Err(StorageError::NoSession { id });
         }
-        Ok(Self { tree, id, file, size_bytes: data.len(), is_name_durable: false })
+        let size_bytes = data.len();
+        Ok(Self { tree, id, file, size_bytes, flushed_bytes: size_bytes, is_name_durable: false })
     }
 }
 
@@ -65,13 +73,15 @@ impl Session for FolderSession {
             return Err(StorageError::WrongOffset { found: self.size_bytes, wanted: offset });
         }
         let (tree, id, file) = (Arc::clone(&self.tree), self.id, Arc::clone(&self.file));
-        self.size_bytes = blocking(move || {
+        let flushed = self.flushed_bytes;
+        (self.size_bytes, self.flushed_bytes) = blocking(move || {
             tree.check_writable()?;
-            write_pieces(&file, offset, &pieces).map_err(|error| {
+            let end = write_pieces(&file, offset, &pieces).map_err(|error| {
                 // What was written of the pieces is overwritten or cut off later if this fails.
                 let _ = file.set_len(offset);
                 storage_error("write", &path(&tree, id), error)
-            })
+            })?;
+            Ok((end, begin_flush(&file, flushed, end)))
         })
         .await?;
         Ok(())
@@ -140,6 +150,21 @@ pub(super) fn sessions(tree: &Tree) -> Result<Vec<SessionInfo>, StorageError> {
 
 fn path(tree: &Tree, id: SessionId) -> PathBuf {
     tree.session_folder().join(id.to_string())
+}
+
+/// Has the kernel begin to write `flushed..end` to the disk, once that is worth it, so that the sync
+/// at the end finds little left to do. Returns what `flushed` is now.
+///
+/// The advice that content is not needed does this, as `sync_file_range` would: pages that were not
+/// written back yet are not dropped, only their write-back is started.
+fn begin_flush(file: &File, flushed: u64, end: u64) -> u64 {
+    match NonZeroU64::new(end - flushed) {
+        Some(length) if length.get() >= FLUSH_STEP => {
+            let _ = rustix::fs::fadvise(file, flushed, Some(length), Advice::DontNeed);
+            end
+        }
+        _ => flushed,
+    }
 }
 
 /// Writes `pieces` from `offset` on, and returns where they end.
