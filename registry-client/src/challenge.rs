@@ -203,6 +203,18 @@ mod tests {
         check_challenge(&["Bearer realm=\"unterminated"], None);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_header_and_no_answer_is_too_strange_to_be_read(text in "\\PC{0,80}", body: Vec<u8>) {
+            if let Ok(value) = HeaderValue::from_str(&format!("Bearer {text}")) {
+                let _ = Challenge::from_headers(&[(WWW_AUTHENTICATE, value)].into_iter().collect());
+            }
+            let base = Url::parse("https://r.example").unwrap();
+            let _ = TokenRequest::new(&base, &text, Some(&text), Some(&text), None);
+            let _ = Token::parse(&body);
+        }
+    }
+
     #[track_caller]
     fn check_realm(base: &str, realm: &str, want: Result<&str, &str>) {
         let credential = Credential::password("me", "pw");

@@ -130,4 +130,12 @@ mod tests {
             Err("one of its descriptors has no usable digest"),
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_document_is_too_strange_to_be_read(bytes: Vec<u8>, text in r#"\{("(config|layers|manifests)":[\[\]{}0,]{0,6},?){0,4}\}"#) {
+            let _ = Document::parse(&bytes);
+            let _ = Document::parse(text.as_bytes());
+        }
+    }
 }

@@ -78,36 +78,21 @@ impl Fetcher<'_> {
         let permit = self.network.acquire().await.expect("the semaphore is never closed");
         let (partial, fetched) = self.fill(blob, partial).await?;
         drop(permit);
-        on_thread(move || partial.commit()).await?;
+        on_thread(move || partial.commit()).await.map_err(wrong_digest)?;
         self.progress.report(Event::Finished { blob });
         Ok(fetched)
     }
 
+    /// Makes `partial` whole, and says how many bytes were fetched for that.
     async fn fill(self, blob: Blob, mut partial: PartialBlob) -> Result<(PartialBlob, u64), PullError> {
         let (mut failures, mut fetched) = (self.session.failures(), 0);
         while partial.len() < blob.size_bytes {
-            let (response, start) = match self.open(blob, &mut partial).await {
-                Ok(opened) => opened,
-                Err(OpenError::Refused(error)) => return Err(error),
-                Err(OpenError::Request(error)) => {
-                    let have = partial.len();
-                    let again = self.session.wait_or_give_up(&mut failures, error, have, self.progress).await;
-                    again.map_err(|error| interrupted(blob, have, error))?;
-                    continue;
-                }
-            };
-            let mut sink = Sink::start(partial);
-            let copied = self.copy(blob, start, response, &mut sink).await;
-            let written;
-            (partial, written) = sink.finish().await;
-            written?;
-            fetched += partial.len() - start;
-            match copied {
+            let attempt;
+            (partial, attempt) = self.attempt(blob, partial, &mut fetched).await;
+            match attempt {
                 Ok(()) => {}
-                Err(CopyError::TooLong) => {
-                    return Err(PullError::TooLong { blob: blob.digest, wanted: blob.size_bytes });
-                }
-                Err(CopyError::Request(error)) => {
+                Err(Trouble::Refused(error)) => return Err(error),
+                Err(Trouble::Request(error)) => {
                     let have = partial.len();
                     let again = self.session.wait_or_give_up(&mut failures, error, have, self.progress).await;
                     again.map_err(|error| interrupted(blob, have, error))?;
@@ -117,8 +102,27 @@ impl Fetcher<'_> {
         Ok((partial, fetched))
     }
 
-    /// Asks for what `partial` lacks, and returns the answer and the offset at which its body starts.
-    async fn open(self, blob: Blob, partial: &mut PartialBlob) -> Result<(Response, u64), OpenError> {
+    /// One request for what `partial` lacks. What arrives is kept, however it ends.
+    async fn attempt(
+        self,
+        blob: Blob,
+        mut partial: PartialBlob,
+        fetched: &mut u64,
+    ) -> (PartialBlob, Result<(), Trouble>) {
+        let response = match self.open(blob, &mut partial).await {
+            Ok(response) => response,
+            Err(trouble) => return (partial, Err(trouble)),
+        };
+        let start = partial.len();
+        let mut sink = Sink::start(partial);
+        let copied = self.copy(blob, start, response, &mut sink).await;
+        let (partial, written) = sink.finish().await;
+        *fetched += partial.len() - start;
+        (partial, written.map_err(|error| Trouble::Refused(error.into())).and(copied))
+    }
+
+    /// Asks for what `partial` lacks. The answer's body starts where `partial` then ends.
+    async fn open(self, blob: Blob, partial: &mut PartialBlob) -> Result<Response, Trouble> {
         let what = format!("blob {}", blob.digest);
         let start = partial.len();
         let url = self.session.blob_url(&blob.digest);
@@ -129,12 +133,12 @@ impl Fetcher<'_> {
             call = call.header(RANGE, &format!("bytes={start}-{}", blob.size_bytes - 1));
         }
         call.wanted = &wanted;
-        let response = self.session.send_once(&call).await.map_err(OpenError::Request)?;
+        let response = self.session.send_once(&call).await.map_err(Trouble::Request)?;
         let size = match response.status() {
             StatusCode::PARTIAL_CONTENT => match content_range(response.headers()) {
                 Some((first, total)) if first == start => {
                     check_size(blob, total)?;
-                    return Ok((response, start));
+                    return Ok(response);
                 }
                 // Another range than was asked for: this registry cannot go on in the middle.
                 _ => None,
@@ -146,15 +150,15 @@ impl Fetcher<'_> {
         match size {
             Some(size) => {
                 check_size(blob, size)?;
-                Ok((response, 0))
+                Ok(response)
             }
             None => Box::pin(self.open(blob, partial)).await,
         }
     }
 
-    fn restart(self, blob: Blob, partial: &mut PartialBlob) -> Result<(), OpenError> {
+    fn restart(self, blob: Blob, partial: &mut PartialBlob) -> Result<(), Trouble> {
         if partial.len() > 0 {
-            partial.restart().map_err(|error| OpenError::Refused(error.into()))?;
+            partial.restart().map_err(|error| Trouble::Refused(error.into()))?;
             self.progress.report(Event::Resumed { blob, at_bytes: 0 });
         }
         Ok(())
@@ -167,12 +171,13 @@ impl Fetcher<'_> {
         start: u64,
         mut response: Response,
         sink: &mut Sink,
-    ) -> Result<(), CopyError> {
+    ) -> Result<(), Trouble> {
         let mut at = start;
-        while let Some(piece) = self.session.piece(&mut response).await.map_err(CopyError::Request)? {
+        while let Some(piece) = self.session.piece(&mut response).await.map_err(Trouble::Request)? {
             let bytes = piece.len() as u64;
             if bytes > blob.size_bytes - at {
-                return Err(CopyError::TooLong);
+                let error = PullError::TooLong { blob: blob.digest, wanted: blob.size_bytes };
+                return Err(Trouble::Refused(error));
             }
             at += bytes;
             if sink.write(piece).await.is_err() {
@@ -182,24 +187,18 @@ impl Fetcher<'_> {
         }
         if at < blob.size_bytes {
             let what = format!("blob {}", blob.digest);
-            return Err(CopyError::Request(RequestError::Short { what, found: at, wanted: blob.size_bytes }));
+            return Err(Trouble::Request(RequestError::Short { what, found: at, wanted: blob.size_bytes }));
         }
         Ok(())
     }
 }
 
-/// Why there is no body to copy.
-enum OpenError {
+/// Why a blob did not arrive.
+enum Trouble {
     /// Perhaps another attempt helps.
     Request(RequestError),
     /// Nothing does.
     Refused(PullError),
-}
-
-/// Why a body was not copied to its end.
-enum CopyError {
-    Request(RequestError),
-    TooLong,
 }
 
 /// Writes and hashes on a thread of its own, so that the network need not wait for either.
@@ -251,6 +250,16 @@ impl Sink {
     }
 }
 
+/// The store found that what the registry sent is not what was asked for.
+fn wrong_digest(error: LocalStoreError) -> PullError {
+    match error {
+        LocalStoreError::WrongDigest { found, found_bytes, wanted } => {
+            PullError::WrongDigest { what: format!("blob {wanted}"), found, found_bytes, wanted }
+        }
+        error => error.into(),
+    }
+}
+
 fn interrupted(blob: Blob, have: u64, error: RequestError) -> PullError {
     if error.is_temporary() {
         PullError::Interrupted { blob: blob.digest, have, wanted: blob.size_bytes, source: error }
@@ -260,11 +269,11 @@ fn interrupted(blob: Blob, have: u64, error: RequestError) -> PullError {
 }
 
 /// Refuses a blob whose announced size is not its descriptor's, before anything of it is read.
-fn check_size(blob: Blob, announced: Option<u64>) -> Result<(), OpenError> {
+fn check_size(blob: Blob, announced: Option<u64>) -> Result<(), Trouble> {
     match announced {
         Some(found) if found != blob.size_bytes => {
             let wanted = blob.size_bytes;
-            Err(OpenError::Refused(PullError::WrongSize { blob: blob.digest, found, wanted }))
+            Err(Trouble::Refused(PullError::WrongSize { blob: blob.digest, found, wanted }))
         }
         _ => Ok(()),
     }
@@ -297,6 +306,14 @@ mod tests {
         for (text, want) in rows {
             let headers = [(CONTENT_RANGE, HeaderValue::from_static(text))].into_iter().collect();
             assert_eq!(content_range(&headers), want, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_content_range_is_too_strange_to_be_read(text in "bytes [0-9*/ -]{0,50}") {
+            let value = HeaderValue::from_str(&text).unwrap();
+            let _ = content_range(&[(CONTENT_RANGE, value)].into_iter().collect());
         }
     }
 }

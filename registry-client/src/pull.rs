@@ -187,9 +187,6 @@ impl PullError {
 impl From<LocalStoreError> for PullError {
     fn from(error: LocalStoreError) -> Self {
         match error {
-            LocalStoreError::WrongDigest { found, found_bytes, wanted } => {
-                Self::WrongDigest { what: "a blob".to_owned(), found, found_bytes, wanted }
-            }
             LocalStoreError::Io { path, source, .. }
                 if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
             {

@@ -199,9 +199,10 @@ impl Push<'_> {
     /// The blobs that the registry does not have, in their order.
     async fn missing(self, blobs: &[Blob]) -> Result<Vec<Blob>, PushError> {
         let uploader = self.uploader();
-        let asked = blobs.iter().map(|blob| async move {
+        // By value: futures over borrowed items are not `Send`, as far as the compiler can tell.
+        let asked = blobs.iter().copied().map(|blob| async move {
             let present = uploader.is_present(&blob.digest).await?;
-            Ok::<_, RequestError>((!present).then_some(*blob))
+            Ok::<_, RequestError>((!present).then_some(blob))
         });
         let found: Vec<Option<Blob>> =
             stream::iter(asked).buffered(self.session.client.concurrency()).try_collect().await?;

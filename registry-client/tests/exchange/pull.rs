@@ -174,7 +174,7 @@ async fn what_is_wrong_is_refused_at_once() {
     check_fails(
         Act::Corrupt,
         1,
-        &format!("the registry sent a blob with digest {corrupt} and 300000 bytes; PACK was promised"),
+        &format!("the registry sent blob PACK with digest {corrupt} and 300000 bytes; PACK was promised"),
     )
     .await;
     check_fails(Act::Endless, 1, "the registry sends more than the 300000 bytes that blob PACK has").await;
@@ -343,6 +343,14 @@ async fn descriptors_that_lie_about_sizes_are_refused() {
     folder.store.put(sample.pack(0)).unwrap();
     let error = pull_web(&fake, &folder, &Notes::default()).await.unwrap_err();
     assert!(error.to_string().ends_with("its descriptor says 999"), "{}", chain(&error));
+}
+
+#[test]
+fn pulls_and_pushes_may_run_on_any_thread() {
+    fn check<T: Send>(_: T) {}
+    let (client, folder, reference) = (client(), folder(), "localhost:1/web".parse().unwrap());
+    check(client.pull(&reference, &folder.store, PLATFORM, &Silent));
+    check(client.push(&reference, &folder.store, &Silent));
 }
 
 /// A small file system of its own, as long as this lives.
