@@ -64,6 +64,13 @@ struct Ticket {
     user: Option<String>,
 }
 
+/// An answer to a request that went with `ticket`; another request may have renewed it since.
+#[derive(Debug)]
+pub(crate) struct Unjudged {
+    response: Response,
+    ticket: Ticket,
+}
+
 /// A request whose body, if any, is small enough to be sent again.
 #[derive(Debug, Clone)]
 pub(crate) struct Call<'a> {
@@ -279,31 +286,31 @@ impl<'a> Session<'a> {
         method: Method,
         headers: HeaderMap,
         body: Body,
-    ) -> Result<Response, RequestError> {
+    ) -> Result<Unjudged, RequestError> {
         let mut request = reqwest::Request::new(method, url.clone());
         *request.headers_mut() = headers;
         *request.body_mut() = Some(body);
-        let ticket = self.ticket().await;
-        if let Some(header) = ticket.header.filter(|_| self.is_home(url)) {
+        let mut ticket = self.ticket().await;
+        if let Some(header) = ticket.header.take().filter(|_| self.is_home(url)) {
             request.headers_mut().insert(AUTHORIZATION, header);
         }
         let answer = self.client.http(url).await?.execute(request).await;
-        self.answer(url, answer)
+        Ok(Unjudged { response: self.answer(url, answer)?, ticket })
     }
 
     /// Accepts an answer with a status that is `wanted`; others are errors. One that asks for a login has
     /// the ticket renewed, so that another attempt may succeed: `Ok(None)`.
     pub(crate) async fn judge(
         &self,
-        response: Response,
+        answer: Unjudged,
         what: &str,
         wanted: &[StatusCode],
     ) -> Result<Option<Response>, RequestError> {
+        let Unjudged { response, ticket } = answer;
         if wanted.contains(&response.status()) {
             return Ok(Some(response));
         }
         let at_home = self.is_home(response.url());
-        let ticket = self.ticket().await;
         if response.status() == StatusCode::UNAUTHORIZED
             && at_home
             && self.renew(ticket.serial, response.headers()).await?

@@ -22,12 +22,12 @@ use blob_store::{BlobFile, LocalStore, LocalStoreError};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
-use reqwest::{Body, Method, Response, StatusCode, Url};
+use reqwest::{Body, Method, StatusCode, Url};
 
 use crate::on_thread::on_thread;
 use crate::progress::Event;
 use crate::push::PushError;
-use crate::session::{Call, Session};
+use crate::session::{Call, Session, Unjudged};
 use crate::{Progress, RequestError};
 
 /// The most that goes in one request: what a cut may cost.
@@ -229,8 +229,8 @@ impl Uploader<'_> {
         blob: Blob,
         location: &Url,
         chunk: &Chunk,
-        request: impl Future<Output = Result<Response, RequestError>>,
-    ) -> Result<Response, RequestError> {
+        request: impl Future<Output = Result<Unjudged, RequestError>>,
+    ) -> Result<Unjudged, RequestError> {
         let mut request = std::pin::pin!(request);
         let (mut reported, mut moved_at) = (0, Instant::now());
         loop {
