@@ -118,6 +118,14 @@ pub(crate) fn duration(time: Duration) -> String {
     }
 }
 
+/// How long something has been so, in whole units: `12 s`, `3 min`.
+pub(crate) fn age(seconds: u64) -> String {
+    match seconds {
+        0..=99 => format!("{seconds} s"),
+        _ => duration(Duration::from_secs(seconds)),
+    }
+}
+
 /// `1 chunk`, `2 chunks`.
 pub(crate) fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })

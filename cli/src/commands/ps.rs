@@ -1,7 +1,5 @@
 //! `ps`: list the VMs, as they truly are.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use vm_runner::{Vm, unix_now_s};
 
@@ -33,12 +31,12 @@ pub(crate) fn run(context: &Context, args: &PsArgs) -> Result<(), CommandError> 
         let state = &vm.state;
         let ports =
             state.ports.iter().map(|port| format!("{} -> {}/{}", port.host, port.guest_port, port.proto));
-        let since = Duration::from_secs(unix_now_s().saturating_sub(state.since_unix_s));
+        let since = unix_now_s().saturating_sub(state.since_unix_s);
         vec![
             vm.spec.name.clone(),
             vm.spec.reference.to_string(),
             state.status.as_str().to_owned(),
-            text::duration(since),
+            text::age(since),
             state.accel.clone().unwrap_or_default(),
             ports.collect::<Vec<_>>().join(", "),
             state.reason.clone().unwrap_or_default(),

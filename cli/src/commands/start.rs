@@ -76,7 +76,7 @@ pub(super) fn start(
     stop_on_signals(folder)?;
     let vm = context.vms()?.get(&spec.name)?;
     if console::attach(&vm)? == Attachment::Detached {
-        text::say(format_args!("Detached. `hull console {}` attaches again.", spec.name));
+        text::say(format_args!("\nDetached. `hull console {}` attaches again.", spec.name));
         return Ok(ExitCode::SUCCESS);
     }
     listening.until(&[Status::Stopped])?;

@@ -451,3 +451,93 @@ fn write<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), VmError> {
     file.write_all(&bytes).and_then(|()| file.sync_all()).during("write", &new)?;
     fs::rename(&new, path).during("replace", path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::ProcessId;
+    use super::*;
+
+    fn vms() -> (tempfile::TempDir, Vms) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(folder.path().join("store")).unwrap();
+        let vms = Vms::new(folder.path().join("vms"), folder.path().join("run"), store);
+        (folder, vms)
+    }
+
+    fn spec(name: &str) -> Spec {
+        Spec {
+            name: name.into(),
+            id: new_id(),
+            reference: "web".parse().unwrap(),
+            manifest: appliance::Digest::sha256(b"manifest"),
+            machine: "web".into(),
+            accel: "auto".into(),
+            publish: Vec::new(),
+            created_unix_s: 1,
+        }
+    }
+
+    fn names(vms: &Vms) -> Vec<String> {
+        vms.list().unwrap().into_iter().map(|vm| vm.spec.name).collect()
+    }
+
+    #[test]
+    fn a_vm_is_found_until_it_is_removed() {
+        let (folder, vms) = vms();
+        assert_eq!(names(&vms), [] as [&str; 0]);
+        let made = spec("web");
+        let (_, lock) = vms.create(&made).unwrap();
+        vms.create(&spec("app")).unwrap();
+        assert_eq!(names(&vms), ["app", "web"]);
+        assert_eq!(vms.get("web").unwrap().spec, made);
+        assert!(matches!(vms.remove("web"), Err(VmError::Alive { .. })), "somebody holds its lock");
+        drop(lock);
+        vms.remove("web").unwrap();
+        assert!(matches!(vms.get("web"), Err(VmError::Unknown { .. })));
+        assert_eq!(fs::read_dir(folder.path().join("store/pins")).unwrap().count(), 1, "app is still pinned");
+    }
+
+    #[test]
+    fn names_are_unique_and_harmless() {
+        let (folder, vms) = vms();
+        vms.create(&spec("web")).unwrap();
+        assert!(matches!(vms.create(&spec("web")), Err(VmError::NameTaken { .. })));
+        for name in ["", "../web", "-x", "Web", "a/b", &"x".repeat(64)] {
+            assert!(matches!(vms.create(&spec(name)), Err(VmError::BadName { .. })), "{name}");
+            assert!(matches!(vms.get(name), Err(VmError::Unknown { .. })), "{name}");
+        }
+        assert_eq!(fs::read_dir(folder.path().join("vms")).unwrap().count(), 1, "nothing else is left");
+        assert_eq!(free_name("web", &vms.list().unwrap()), "web-2");
+        assert_eq!(free_name("app", &vms.list().unwrap()), "app");
+    }
+
+    #[test]
+    fn a_vm_that_says_it_runs_while_nobody_holds_its_lock_has_failed() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: what is left of a network can be looked for by root only");
+            return;
+        }
+        let (_folder, vms) = vms();
+        let (folder, lock) = vms.create(&spec("web")).unwrap();
+        let running = State { status: Status::Running, ..State::default() };
+        folder.record(&running).unwrap();
+        folder.make_runtime().unwrap();
+        assert_eq!(vms.get("web").unwrap().state, running, "its lock is held");
+        drop(lock);
+        let found = vms.get("web").unwrap();
+        assert_eq!(found.state.status, Status::Failed);
+        assert_eq!(found.state.reason.as_deref(), Some("its supervisor was killed while it started"));
+        assert!(!folder.runtime().exists());
+        assert_eq!(vms.get("web").unwrap().state, found.state);
+    }
+
+    #[test]
+    fn a_process_is_told_from_a_later_one_with_its_number() {
+        let me = ProcessId::of(std::process::id().cast_signed()).unwrap();
+        assert!(me.is_alive());
+        let other = ProcessId { start_ticks: me.start_ticks + 1, ..me };
+        assert!(!other.is_alive());
+        // Had it been taken for us, this test would not end.
+        other.kill();
+    }
+}

@@ -287,10 +287,7 @@ impl<L: FnMut(&Event)> Supervisor<L> {
     fn wait(&self) -> Option<Happening> {
         let Some(stopping) = &self.stopping else { return self.happenings.recv().ok() };
         let until = stopping.next_press.min(stopping.deadline);
-        match self.happenings.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(happening) => Some(happening),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.happenings.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
     }
 
     /// Presses the power button again, or ends QEMU when the guest's time is over.
