@@ -270,7 +270,7 @@ impl Arch {
 
 /// True for 1 to 63 lower-case letters, digits and `-`, starting with a letter or digit: what every
 /// name inside an appliance must be, so that it can stand in a path, a label or a table.
-pub(crate) fn is_label(name: &str) -> bool {
+pub fn is_label(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && !name.starts_with('-')
         && name.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')

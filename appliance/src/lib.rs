@@ -19,6 +19,7 @@ mod reference;
 
 pub use config::{
     ApplianceConfig, Arch, ConfigError, Console, Devices, Disk, DiskMode, Firmware, Machine, Nic, Volume,
+    is_label,
 };
 pub use digest::{Algorithm, Blob, Digest, DigestError, Hasher};
 pub use policy::Policy;

@@ -7,6 +7,7 @@ mod commands;
 mod context;
 mod environment;
 mod error;
+mod host;
 mod text;
 mod transfer;
 

@@ -31,7 +31,7 @@ pub(crate) fn run(context: &Context, args: &NbdArgs) -> Result<(), CommandError>
     let store = context.store()?;
     let _hold = store.hold()?;
     let contents = Contents::read(&store, &store.resolve(&args.reference)?)?;
-    let platform = contents.platform(&super::run::host_platform())?;
+    let platform = contents.platform(&crate::host::platform())?;
     let names = platform.manifest.disks.iter().map(|disk| disk.name.as_str());
     let names: Vec<&str> = match &args.disk {
         Some(name) => vec![name],

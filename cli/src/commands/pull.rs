@@ -25,13 +25,13 @@ pub(crate) struct PullArgs {
 }
 
 pub(crate) fn run(context: &Context, args: &PullArgs) -> Result<(), CommandError> {
-    let platform = args.platform.clone().unwrap_or_else(super::run::host_platform);
+    let platform = args.platform.clone().unwrap_or_else(crate::host::platform);
     fetch(context, &args.reference, &platform, &args.transfer)
 }
 
 /// Pulls for this host, as `run` does.
 pub(super) fn pull(context: &Context, reference: &Reference) -> Result<(), CommandError> {
-    fetch(context, reference, &super::run::host_platform(), &TransferArgs::default())
+    fetch(context, reference, &crate::host::platform(), &TransferArgs::default())
 }
 
 fn fetch(

@@ -4,13 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use appliance::{Digest, Policy, Reference};
+use appliance::{Digest, Reference};
 use packer::Contents;
-use vm_runner::{Circumstances, PublishAt, Spec, free_name, new_id, unix_now_s};
+use vm_runner::{PublishAt, Spec, free_name, new_id, unix_now_s};
 
 use super::{pull, start};
 use crate::context::Context;
 use crate::error::{CommandError, Exit};
+use crate::host;
 use crate::text;
 
 /// Make a VM from an appliance and start it
@@ -80,10 +81,10 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<ExitCode, Command
     let store = context.store()?;
     let hold = store.hold()?;
     let contents = Contents::read(&store, &resolve(context, &args.reference)?)?;
-    let platform = contents.platform(&host_platform())?;
+    let platform = contents.platform(&host::platform())?;
     let machine = choose_machine(platform, args.machine.as_deref())?;
     let publish: Vec<_> = args.publish.iter().map(|publish| publish.0).collect();
-    admit(&platform.policy)?;
+    host::admit(&platform.policy)?;
     // What cannot be is said now, not by a VM that has failed.
     let mut firewall = platform.policy.machine(machine).firewall;
     vm_runner::publish_at(&mut firewall, &publish)
@@ -117,15 +118,6 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<ExitCode, Command
     Ok(exit)
 }
 
-/// Asks the appliance's policy whether it may run here today.
-pub(super) fn admit(policy: &Policy) -> Result<(), CommandError> {
-    let system = rustix::system::uname();
-    let circumstances =
-        Circumstances { host: &system.nodename().to_string_lossy(), today: &vm_runner::day_of(unix_now_s()) };
-    vm_runner::admit(policy, circumstances)
-        .map_err(|refusal| CommandError::from_error(Exit::Refused, refusal))
-}
-
 /// The index that `reference` names; pulled if it is not here.
 fn resolve(context: &Context, reference: &Reference) -> Result<Digest, CommandError> {
     let store = context.store()?;
@@ -153,16 +145,6 @@ fn choose_machine<'a>(platform: &'a packer::Platform, wanted: Option<&str>) -> R
             Err(CommandError::new(Exit::Usage, message).hint("choose one with `--machine`"))
         }
     }
-}
-
-/// What this host's processor can run at speed, as OCI names it.
-pub(super) fn host_platform() -> String {
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    format!("linux/{arch}")
 }
 
 impl AccelArg {

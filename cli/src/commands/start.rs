@@ -58,7 +58,7 @@ pub(super) fn start(
     detach: bool,
 ) -> Result<ExitCode, CommandError> {
     let platform = Platform::open(&context.store()?, &spec.manifest)?;
-    super::run::admit(&platform.policy)?;
+    crate::host::admit(&platform.policy)?;
     let is_checked = platform.policy.machine(&spec.machine).health.is_some();
     let mut supervisor = spawn_supervisor(folder, lock)?;
     let told = BufReader::new(supervisor.stdout.take().expect("it was asked for"));

@@ -422,10 +422,7 @@ fn label(item: &Item<'_>) -> Result<String, HullTomlError> {
 }
 
 fn check_label(text: &str) -> Option<&str> {
-    let ok = (1..=63).contains(&text.len())
-        && !text.starts_with('-')
-        && text.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-');
-    ok.then_some(text)
+    appliance::is_label(text).then_some(text)
 }
 
 fn bad_label(key: &str, found: &str) -> Problem {

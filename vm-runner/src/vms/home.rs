@@ -9,6 +9,7 @@
 //!   serial.log      what the guest wrote to its console
 //!   supervisor.log  what the supervisor has to say when nobody listens
 //!   <disk>.qcow2    what the guest wrote to a disk
+//! vms/.<id>/        a VM that is being made or removed; left over if nobody holds `vms`
 //! run/<id>/         sockets; gone when the VM has ended
 //! ```
 //!
@@ -19,11 +20,18 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use blob_store::LocalStore;
 use rustix::fs::FlockOperation;
 
 use super::state::{Event, Spec, State, Status, unix_now_s};
+
+/// How long a supervisor that has said that all is over may take to end.
+const ENDING_TIME: Duration = Duration::from_secs(5);
+/// How often it is looked whether it has.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// All VMs of one user on this machine.
 #[derive(Debug, Clone)]
@@ -140,6 +148,7 @@ impl Vms {
     pub fn create(&self, spec: &Spec) -> Result<(VmFolder, VmLock), VmError> {
         check_name(&spec.name)?;
         make_private(&self.folder)?;
+        let _changing = self.changing(FlockOperation::LockShared)?;
         // Everything is in place before the folder has its name, so that nobody finds half a VM.
         let unnamed = VmFolder { path: self.folder.join(format!(".{}", spec.id)), runtime: PathBuf::new() };
         make_private(&unnamed.path)?;
@@ -165,18 +174,9 @@ impl Vms {
     ///
     /// [`VmError`], also where cleaning up failed.
     pub fn list(&self) -> Result<Vec<Vm>, VmError> {
-        let entries = match fs::read_dir(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.during("list", &self.folder)?,
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let name = entry.during("list", &self.folder)?.file_name();
-            if let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) {
-                names.push(name.to_owned());
-            }
-        }
-        names.sort();
+        self.remove_left_over()?;
+        let mut names = self.entries()?;
+        names.retain(|name| !name.starts_with('.'));
         let found = names.iter().map(|name| self.get(name));
         // One that is removed meanwhile is not there.
         found.filter(|vm| !matches!(vm, Err(VmError::Unknown { .. }))).collect()
@@ -217,8 +217,9 @@ impl Vms {
     /// [`VmError::Alive`] where it runs, [`VmError::Unknown`], [`VmError::Io`].
     pub fn remove(&self, name: &str) -> Result<(), VmError> {
         let vm = self.get(name)?;
-        let alive = || VmError::Alive { name: name.to_owned(), status: vm.state.status };
-        let _lock = vm.folder.try_lock()?.ok_or_else(alive)?;
+        let _lock = self.lock(&vm)?;
+        let _changing = self.changing(FlockOperation::LockShared)?;
+        vm.folder.remove_runtime()?;
         // Hidden first, so that nobody finds half a VM should this be interrupted.
         let hidden = self.folder.join(format!(".{}", vm.spec.id));
         fs::rename(&vm.folder.path, &hidden).during("remove", &vm.folder.path)?;
@@ -233,8 +234,58 @@ impl Vms {
     ///
     /// [`VmError::Alive`] where it runs.
     pub fn lock(&self, vm: &Vm) -> Result<VmLock, VmError> {
-        let alive = || VmError::Alive { name: vm.spec.name.clone(), status: vm.state.status };
-        vm.folder.try_lock()?.ok_or_else(alive)
+        let deadline = Instant::now() + ENDING_TIME;
+        loop {
+            if let Some(lock) = vm.folder.try_lock()? {
+                return Ok(lock);
+            }
+            // Its supervisor says that all is over while it still has the lock: until its process ends.
+            let status = vm.folder.state()?.status;
+            let is_ending = matches!(status, Status::Stopped | Status::Failed);
+            if !is_ending || Instant::now() >= deadline {
+                return Err(VmError::Alive { name: vm.spec.name.clone(), status });
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Removes VMs whose making or removal was killed. Where somebody makes or removes one just now,
+    /// whoever comes next does it.
+    fn remove_left_over(&self) -> Result<(), VmError> {
+        let names = self.entries()?;
+        let mut left_over = names.iter().filter_map(|name| Some((name, name.strip_prefix('.')?))).peekable();
+        if left_over.peek().is_none() {
+            return Ok(());
+        }
+        let Ok(_alone) = self.changing(FlockOperation::NonBlockingLockExclusive) else { return Ok(()) };
+        for (name, id) in left_over {
+            let path = self.folder.join(name);
+            fs::remove_dir_all(&path).during("remove", &path)?;
+            self.store.unpin(id)?;
+        }
+        Ok(())
+    }
+
+    /// Held shared by whoever makes or removes a VM, exclusively by whoever removes what is left over.
+    fn changing(&self, operation: FlockOperation) -> Result<File, VmError> {
+        let folder = File::open(&self.folder).during("open", &self.folder)?;
+        rustix::fs::flock(&folder, operation).map_err(io::Error::from).during("lock", &self.folder)?;
+        Ok(folder)
+    }
+
+    /// The names in the VMs' folder, in order.
+    fn entries(&self) -> Result<Vec<String>, VmError> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.during("list", &self.folder)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.during("list", &self.folder)?.file_name();
+            names.extend(name.into_string());
+        }
+        names.sort();
+        Ok(names)
     }
 
     /// Removes whatever a killed supervisor could not: QEMU (should it have outlived it), the
@@ -418,10 +469,11 @@ pub fn new_id() -> String {
 }
 
 fn check_name(name: &str) -> Result<(), VmError> {
-    let ok = (1..=63).contains(&name.len())
-        && !name.starts_with('-')
-        && name.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-');
-    if ok { Ok(()) } else { Err(VmError::BadName { name: name.escape_debug().to_string() }) }
+    if appliance::is_label(name) {
+        Ok(())
+    } else {
+        Err(VmError::BadName { name: name.escape_debug().to_string() })
+    }
 }
 
 fn is_taken(error: &io::Error) -> bool {
