@@ -156,4 +156,13 @@ mod tests {
         }
         assert!(parse(b"\"\xff\"").is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_accepted_means_the_same_to_serde_json(text in r#"[\[\]{}:," a-c0-9.eE+\\u-]{0,40}"#) {
+            if let Ok(value) = parse(text.as_bytes()) {
+                proptest::prop_assert_eq!(value, serde_json::from_str::<Value>(&text).unwrap());
+            }
+        }
+    }
 }

@@ -127,4 +127,13 @@ mod tests {
             assert!(ByteRange::parse_chunk(text).is_err(), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_part_lies_in_the_content_and_is_not_empty(header in "(bytes=)?[0-9]{0,21}-?[0-9]{0,21}", size: u64) {
+            if let Wanted::Part(range) = Wanted::parse(Some(&header), size) {
+                proptest::prop_assert!(range.start < range.end && range.end <= size);
+            }
+        }
+    }
 }

@@ -163,4 +163,19 @@ mod tests {
         check_error("/v2/web/blobs/uploads/42", "there is no such upload");
         check_error("/v2/blobs/uploads/", "nothing is served");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_path_leads_out_of_its_repository(path in "/v2/[a-zA-Z0-9._%:/@ -]{0,60}(/manifests/|/blobs/|/tags/)[a-z0-9./%:-]{0,20}") {
+            if let Ok(Route::Manifest(name, _) | Route::Blob(name, _) | Route::Tags(name)) = Route::parse(&path) {
+                let name = name.as_str();
+                proptest::prop_assert!(!name.contains("..") && !name.starts_with('/') && !name.ends_with('/'));
+            }
+        }
+
+        #[test]
+        fn any_path_is_read_without_a_panic(path in ".{0,80}") {
+            let _ = Route::parse(&path);
+        }
+    }
 }

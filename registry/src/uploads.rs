@@ -152,7 +152,11 @@ impl Uploads {
         to_the_end(async move {
             let mut turn = this.turn(id).await?;
             turn.receive(head, body, turn.algorithm(), this.limits).await?;
-            turn.session.sync().await?;
+            if let Err(error) = turn.session.sync().await {
+                // What the session holds is not certain any more.
+                this.forget(id).await?;
+                return Err(error.into());
+            }
             Ok(turn.session.size_bytes())
         })
         .await

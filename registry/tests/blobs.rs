@@ -309,31 +309,3 @@ fn abandoned_uploads_are_forgotten_and_too_many_are_refused() {
     client.send("DELETE", &first, &[], b"").expect(204);
     client.begin_upload("web");
 }
-
-#[test]
-fn a_full_disk_is_said_and_everything_else_goes_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
-        .arg(folder.path())
-        .status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: cannot mount a tmpfs here");
-        return;
-    }
-    let registry = Registry::start(Arc::new(FolderStorage::open(folder.path()).unwrap()), Limits::default());
-    let mut client = registry.client();
-    let small = client.push_blob("web", b"small");
-    let large = noise(8, 8 << 20);
-    let digest = Digest::sha256(&large);
-    let post = format!("/v2/web/blobs/uploads/?digest={digest}");
-    client.send("POST", &post, &[], &large).expect_error(507, "NO_SPACE");
-    client.get(&blob_path("web", &digest)).expect(404);
-    check_stored(&mut client, "web", &small, b"small");
-    // What had arrived was given up, so there is space again.
-    let medium = noise(9, 2 << 20);
-    let digest = client.push_blob("web", &medium);
-    check_stored(&mut client, "web", &digest, &medium);
-    drop(registry);
-    assert!(std::process::Command::new("umount").arg(folder.path()).status().unwrap().success());
-}
