@@ -175,3 +175,19 @@ fn a_request_under_way_is_finished_before_the_server_stops() {
     read_reply(&mut connection, "PUT").unwrap().expect(201);
     drop(registry);
 }
+
+#[test]
+fn a_server_that_stops_lets_go_of_bodies_that_are_still_arriving() {
+    let limits = Limits { drain: Duration::ZERO, ..Limits::default() };
+    let registry = Registry::start(Arc::new(MemoryStorage::new()), limits);
+    let mut client = registry.client();
+    let upload = client.begin_upload("web");
+    let unfinished = [("content-length", "10"), ("expect", "100-continue")];
+    let mut connection = client.begin("PATCH", &upload, &unfinished).unwrap();
+    let mut proceed = [0; 25];
+    connection.read_exact(&mut proceed).unwrap(); // the body is being waited for
+    drop(registry);
+    let mut answer = Vec::new();
+    let _ = connection.read_to_end(&mut answer);
+    assert!(answer.is_empty(), "{answer:?}");
+}

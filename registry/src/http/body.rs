@@ -35,7 +35,13 @@ const UNWANTED: u64 = 16 << 20;
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     /// `None` once it has ended, well or badly.
-    body: Option<Incoming>,
+    body: Option<PacedBody>,
+}
+
+/// A body that is watched. Dropped, it is gone, and what is still sent with it.
+#[derive(Debug)]
+struct PacedBody {
+    body: Incoming,
     pace: Pace,
     window_end: Instant,
     window_bytes: u64,
@@ -54,40 +60,18 @@ pub(crate) enum BodyError {
 
 impl RequestBody {
     pub(crate) fn new(body: Incoming, pace: Pace) -> Self {
-        let body = Some(body).filter(|body| !body.is_end_stream());
-        Self { body, pace, window_end: Instant::now() + pace.window, window_bytes: 0 }
+        let paced = PacedBody { body, pace, window_end: Instant::now() + pace.window, window_bytes: 0 };
+        Self { body: Some(paced).filter(|paced| !paced.body.is_end_stream()) }
     }
 
     /// The next piece; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
-        // Time that passed while nobody waited for the client is not the client's.
-        if Instant::now() >= self.window_end {
-            self.window_end = Instant::now() + self.pace.window;
-            self.window_bytes = 0;
-        }
         let Some(body) = &mut self.body else { return Ok(None) };
-        let ended = loop {
-            match tokio::time::timeout_at(self.window_end, body.frame()).await {
-                Ok(None) => break Ok(None),
-                Ok(Some(Err(error))) => break Err(BodyError::Broken(error)),
-                Ok(Some(Ok(frame))) => {
-                    // Trailers mean nothing here.
-                    if let Ok(piece) = frame.into_data() {
-                        self.window_bytes += piece.len() as u64;
-                        return Ok(Some(piece));
-                    }
-                }
-                Err(_) if self.window_bytes < self.pace.floor_bytes => {
-                    break Err(BodyError::TooSlow { pace: self.pace });
-                }
-                Err(_) => {
-                    self.window_end = Instant::now() + self.pace.window;
-                    self.window_bytes = 0;
-                }
-            }
-        };
-        self.body = None;
-        ended
+        let next = body.next().await;
+        if !matches!(next, Ok(Some(_))) {
+            self.body = None;
+        }
+        next
     }
 
     /// The whole body, of at most `limit` bytes.
@@ -101,6 +85,45 @@ impl RequestBody {
         }
         Ok(whole.into())
     }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let (Some(body), Ok(runtime)) = (self.body.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(body.discard());
+        }
+    }
+}
+
+impl PacedBody {
+    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        // Time that passed while nobody waited for the client is not the client's.
+        if Instant::now() >= self.window_end {
+            self.start_window();
+        }
+        loop {
+            match tokio::time::timeout_at(self.window_end, self.body.frame()).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(error))) => return Err(BodyError::Broken(error)),
+                Ok(Some(Ok(frame))) => {
+                    // Trailers mean nothing here.
+                    if let Ok(piece) = frame.into_data() {
+                        self.window_bytes += piece.len() as u64;
+                        return Ok(Some(piece));
+                    }
+                }
+                Err(_) if self.window_bytes < self.pace.floor_bytes => {
+                    return Err(BodyError::TooSlow { pace: self.pace });
+                }
+                Err(_) => self.start_window(),
+            }
+        }
+    }
+
+    fn start_window(&mut self) {
+        self.window_end = Instant::now() + self.pace.window;
+        self.window_bytes = 0;
+    }
 
     /// Reads on and forgets what it reads.
     async fn discard(mut self) {
@@ -108,17 +131,8 @@ impl RequestBody {
         while let Ok(Some(piece)) = self.next().await {
             discarded += piece.len() as u64;
             if discarded > UNWANTED {
-                break;
+                return;
             }
-        }
-        self.body = None;
-    }
-}
-
-impl Drop for RequestBody {
-    fn drop(&mut self) {
-        if let (Some(body), Ok(runtime)) = (self.body.take(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn(Self::new(body, self.pace).discard());
         }
     }
 }
