@@ -90,6 +90,7 @@ impl FolderStorage {
         };
         fs::create_dir_all(&root).map_err(during("make the folder", &root))?;
         let path = root.join(".lock");
+        let is_new = !path.exists();
         let lock = OpenOptions::new().create(true).append(true).open(&path).map_err(during("open", &path))?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenFolderError::InUse { root }),
@@ -98,6 +99,10 @@ impl FolderStorage {
         for folder in [tree::NEW, tree::SESSIONS] {
             let path = root.join(folder);
             fs::create_dir_all(&path).map_err(during("make the folder", &path))?;
+        }
+        if is_new {
+            // The folder itself, and those above it that were made with it, must survive as well.
+            rustix::fs::syncfs(&lock).map_err(io::Error::from).map_err(during("make durable", &root))?;
         }
         tree::clear_leftovers(&root).map_err(during("clear away what was left in", &root))?;
         Ok(Self { tree: Arc::new(Tree::new(root, lock)) })
