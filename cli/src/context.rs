@@ -24,6 +24,10 @@ impl Context {
             CommandError::new(Exit::Usage, "there is no home folder to keep appliances in")
                 .hint(format!("set {} to an absolute path", environment::HOME))
         })?;
+        if !home.is_absolute() {
+            let message = format!("{} is `{}`; expected an absolute path", environment::HOME, home.display());
+            return Err(CommandError::new(Exit::Usage, message).hint("begin it with a `/`"));
+        }
         Ok(Self { home, runtime: environment::runtime() })
     }
 

@@ -10,11 +10,12 @@ const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
 /// podman's file for logins; read after docker's.
 const REGISTRY_AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
 
-/// `HULL_HOME`, or `$XDG_DATA_HOME/hull`, or `~/.local/share/hull`.
+/// `HULL_HOME`, whatever it is; or `$XDG_DATA_HOME/hull`, or `~/.local/share/hull`.
 ///
 /// Source: XDG Base Directory Specification 0.8.
 pub(crate) fn home() -> Option<PathBuf> {
-    absolute(HOME)
+    let set = std::env::var_os(HOME).filter(|home| !home.is_empty());
+    set.map(PathBuf::from)
         .or_else(|| Some(absolute("XDG_DATA_HOME")?.join("hull")))
         .or_else(|| Some(absolute("HOME")?.join(".local/share/hull")))
 }

@@ -1,6 +1,6 @@
 //! How a command fails: with a chain of reasons, an exit code, and what to do about it.
 
-use std::fmt;
+use std::{fmt, io};
 
 /// How a command ends, as a number that scripts can tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,12 @@ impl Exit {
     }
 }
 
+/// What to do about a full disk.
+const FULL: &str = "the disk is full: `hull rmi` and `hull rm` free space, or set HULL_HOME elsewhere";
+/// What to do about damage in the local store.
+pub(crate) const DAMAGED: &str =
+    "the local copy is incomplete or damaged: `hull rmi` it, then `hull pull` or `hull pack` it anew";
+
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) struct CommandError {
@@ -50,9 +56,15 @@ impl CommandError {
         Self { exit, error: anyhow::anyhow!("{message}"), hint: None }
     }
 
-    /// A failure of a library.
+    /// A failure of a library. A full disk is the same trouble wherever it is met.
     pub(crate) fn from_error(exit: Exit, error: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self { exit, error: error.into(), hint: None }
+        let error = anyhow::Error::from(error);
+        let is_full = |reason: &(dyn std::error::Error + 'static)| {
+            let kind = reason.downcast_ref().map(io::Error::kind);
+            matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+        };
+        let hint = error.chain().any(is_full).then(|| FULL.to_owned());
+        Self { exit, error, hint }
     }
 
     /// The same with something to do about it, unless there is already.
@@ -75,8 +87,8 @@ impl<T, E: std::error::Error + Send + Sync + 'static> OrExit<T> for Result<T, E>
     }
 }
 
-impl From<std::io::Error> for CommandError {
-    fn from(error: std::io::Error) -> Self {
+impl From<io::Error> for CommandError {
+    fn from(error: io::Error) -> Self {
         Self::from_error(Exit::Failed, error)
     }
 }
@@ -87,13 +99,11 @@ impl From<blob_store::LocalStoreError> for CommandError {
         match &error {
             E::UnknownReference { .. } => Self::from_error(Exit::NotFound, error)
                 .hint("`hull images` lists what is here; `hull pull` and `hull pack` add to it"),
-            E::Missing { .. } | E::WrongDigest { .. } => Self::from_error(Exit::Failed, error)
-                .hint("the local copy is incomplete or damaged; `hull rmi` and `hull pull` it anew"),
-            E::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                Self::from_error(Exit::Failed, error)
-                    .hint("the disk is full: `hull rmi` and `hull rm` free space, or set HULL_HOME elsewhere")
+            E::Missing { .. } | E::WrongDigest { .. } | E::TooLarge { .. } => {
+                Self::from_error(Exit::Failed, error).hint(DAMAGED)
             }
-            _ => Self::from_error(Exit::Failed, error),
+            _ => Self::from_error(Exit::Failed, error)
+                .hint("hull keeps everything under HULL_HOME, which must be a folder of this user's"),
         }
     }
 }
@@ -102,7 +112,20 @@ impl From<packer::ContentsError> for CommandError {
     fn from(error: packer::ContentsError) -> Self {
         match error {
             packer::ContentsError::Store(error) => error.into(),
-            error => Self::from_error(Exit::Failed, error),
+            error => Self::from_error(Exit::Failed, error).hint(
+                "`hull inspect` shows what an appliance is for; one that a newer hull packed may need a newer hull",
+            ),
+        }
+    }
+}
+
+impl From<registry_client::OpenDiskError> for CommandError {
+    fn from(error: registry_client::OpenDiskError) -> Self {
+        match error {
+            registry_client::OpenDiskError::NoSuchDisk { .. } => {
+                Self::from_error(Exit::NotFound, error).hint("`hull inspect` lists the disks")
+            }
+            error => Self::from_error(Exit::Failed, error).hint(DAMAGED),
         }
     }
 }
@@ -122,8 +145,10 @@ impl From<vm_runner::VmError> for CommandError {
                 let hint = format!("stop it first: `hull stop {name}`");
                 Self::from_error(Exit::Failed, error).hint(hint)
             }
-            E::BadName { .. } => Self::from_error(Exit::Usage, error),
+            E::BadName { .. } => Self::from_error(Exit::Usage, error).hint("choose another with `--name`"),
             E::Store(error) => error.into(),
+            E::Io { .. } => Self::from_error(Exit::Failed, error)
+                .hint("hull keeps everything under HULL_HOME, which must be a folder of this user's"),
             error => Self::from_error(Exit::Failed, error),
         }
     }

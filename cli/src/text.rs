@@ -3,7 +3,7 @@
 //! Everything that came out of an image, from a registry or from a guest passes through [`plain`], so
 //! that it cannot drive the terminal.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where hull prints")]
+#![expect(clippy::print_stderr, reason = "this is where hull prints")]
 
 use std::fmt::Display;
 use std::io::{IsTerminal as _, Write as _};
@@ -17,7 +17,7 @@ use crate::error::CommandError;
 pub(crate) fn print_error(error: &CommandError) {
     eprintln!("error: {}", chain(error));
     if let Some(hint) = &error.hint {
-        eprintln!("hint: {hint}");
+        eprintln!("hint: {}", plain(hint));
     }
 }
 

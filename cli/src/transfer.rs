@@ -118,6 +118,8 @@ pub(crate) fn speed(bytes: u64, since: Instant) -> String {
     format!("{} in {} ({}/s)", text::size(bytes), text::duration(time), text::size(per_second as u64))
 }
 
+const TRY_AGAIN: &str = "try again; what has arrived is not moved twice";
+
 /// How a command ends when a request has failed, and what to do about it.
 pub(crate) fn exit_of(error: Option<&RequestError>) -> (Exit, Option<&'static str>) {
     match error {
@@ -125,7 +127,7 @@ pub(crate) fn exit_of(error: Option<&RequestError>) -> (Exit, Option<&'static st
             (Exit::Unreachable, Some("check the name and port, and that the registry runs"))
         }
         Some(RequestError::Stalled { .. } | RequestError::Cut { .. } | RequestError::Busy { .. }) => {
-            (Exit::Unreachable, Some("try again; what has arrived is not moved twice"))
+            (Exit::Unreachable, Some(TRY_AGAIN))
         }
         Some(RequestError::LoginNeeded { .. } | RequestError::LoginRefused { .. }) => {
             (Exit::Refused, Some("sign in with `hull login HOST`"))
@@ -154,8 +156,22 @@ fn transfer_error(
 impl From<registry_client::PullError> for CommandError {
     fn from(error: registry_client::PullError) -> Self {
         match error {
-            registry_client::PullError::NoRegistry { .. } => Self::from_error(Exit::Usage, error),
+            registry_client::PullError::NoRegistry { .. } => {
+                Self::from_error(Exit::Usage, error).hint("`hull images` lists what is here already")
+            }
             registry_client::PullError::Store(error) => error.into(),
+            registry_client::PullError::Interrupted { .. } => {
+                let (exit, _) = exit_of(error.request());
+                Self::from_error(exit, error).hint(TRY_AGAIN)
+            }
+            registry_client::PullError::WrongDigest { .. }
+            | registry_client::PullError::WrongSize { .. }
+            | registry_client::PullError::TooLong { .. } => Self::from_error(Exit::Failed, error)
+                .hint("the registry's copy is damaged; push the appliance there again"),
+            registry_client::PullError::Manifest { .. } | registry_client::PullError::Document { .. } => {
+                Self::from_error(Exit::Failed, error)
+                    .hint("hull runs what `hull pack` made, for the platform that `--platform` names")
+            }
             error => transfer_error(exit_of(error.request()), error),
         }
     }

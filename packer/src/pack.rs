@@ -8,7 +8,7 @@ use appliance::manifest::{ApplianceIndex, ApplianceManifest, DiskLayer, Platform
 use appliance::{ApplianceConfig, Blob, Digest};
 use blob_store::{LocalStore, LocalStoreError};
 use formats::Disk;
-use formats::image::{self, Limits, OpenError};
+use formats::image::{self, Limits, OpenError, Refusal};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::contents::{Contents, ContentsError, Platform};
@@ -114,6 +114,13 @@ pub enum PackError {
     Store(#[from] LocalStoreError),
 }
 
+impl PackError {
+    /// True if a disk is larger than the request accepts.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::Image { source, .. } if matches!(source.reason, Refusal::TooLarge { .. }))
+    }
+}
+
 /// Packs what `request` names into `store`.
 ///
 /// Packing the same again gives the same digests: with equal disks, base and hull, all of it; and an
@@ -205,8 +212,9 @@ impl Source {
         };
         let folder = File::open(folder).map_err(failed)?;
         let mut bytes = Vec::new();
-        let file = File::open(&path).map_err(failed)?;
-        file.take(MAX_HULL_TOML_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+        File::from(file).take(MAX_HULL_TOML_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
         let not_text = |problem| PackError::NotText { path: path.clone(), problem };
         if bytes.len() as u64 > MAX_HULL_TOML_BYTES {
             return Err(not_text("it has more than 1 MiB"));
@@ -219,7 +227,8 @@ impl Source {
 
     /// Opens a disk's source. The kernel sees to it that no link leads out of the folder.
     fn open_disk(&self, disk: &DiskSource, limits: Limits) -> Result<Box<dyn Disk>, PackError> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        // A pipe is opened without waiting for a writer, and then refused for what it is.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let opened = rustix::fs::openat2(&self.folder, &disk.path, flags, Mode::empty(), resolve);
         let file = opened.map_err(|error| PackError::Source {
@@ -232,7 +241,7 @@ impl Source {
                 error => error.into(),
             },
         })?;
-        let name = disk.path.display().to_string();
+        let name = self.path.with_file_name(&disk.path).display().to_string();
         image::open(file.into(), &name, None, limits)
             .map_err(|source| PackError::Image { disk: disk.disk.clone(), source })
     }

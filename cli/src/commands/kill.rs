@@ -19,7 +19,7 @@ pub(crate) fn run(context: &Context, args: &KillArgs) -> Result<(), CommandError
     for name in &args.names {
         let vm = vms.get(name)?;
         if vm.state.status.is_alive() {
-            super::ask(&vm, &Request::Kill)?;
+            super::end(&vms, &vm, &Request::Kill)?;
         }
         text::result(name);
     }

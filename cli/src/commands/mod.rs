@@ -27,12 +27,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use vm_runner::control::{self, Answer, Request};
+use vm_runner::{Vm, Vms};
+
 use crate::context::Context;
-use crate::error::CommandError;
+use crate::error::{CommandError, Exit};
 
 /// Pack virtual machines with their firewall inside, keep them in a registry, run them on KVM
 #[derive(Debug, Parser)]
-#[command(name = "hull", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(name = "hull", version, disable_help_subcommand = true)]
 #[command(after_help = "\
 Exit codes: 0 done, 1 failed, 2 usage, 3 refused by policy or trust, 4 not found,
 5 cannot reach the peer, 125 the VM could not be started.
@@ -104,10 +107,18 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<ExitCode, Comma
 }
 
 /// Asks a VM's supervisor.
-fn ask(
-    vm: &vm_runner::Vm,
-    request: &vm_runner::control::Request,
-) -> Result<vm_runner::control::Answer, CommandError> {
-    use crate::error::{Exit, OrExit as _};
-    vm_runner::control::ask(&vm.folder.control_socket(), request).or_exit(Exit::Failed)
+fn ask(vm: &Vm, request: &Request) -> Result<Answer, CommandError> {
+    control::ask(&vm.folder.control_socket(), request).map_err(|error| {
+        let hint = format!("`hull logs --supervisor {}` may say why", vm.spec.name);
+        CommandError::from_error(Exit::Failed, error).hint(hint)
+    })
+}
+
+/// Asks a VM's supervisor to end it. One that has ended by then, whatever ended it, is no error.
+fn end(vms: &Vms, vm: &Vm, request: &Request) -> Result<Answer, CommandError> {
+    let answered = ask(vm, request);
+    match answered {
+        Err(_) if !vms.get(&vm.spec.name)?.state.status.is_alive() => Ok(Answer::Ended { by_itself: true }),
+        answered => answered,
+    }
 }

@@ -39,7 +39,7 @@ pub(crate) fn run(context: &Context, args: &NbdArgs) -> Result<(), CommandError>
     };
     let mut exports = Vec::new();
     for name in &names {
-        let disk = registry_client::open_disk(&store, &platform.manifest, name).or_exit(Exit::NotFound)?;
+        let disk = registry_client::open_disk(&store, &platform.manifest, name)?;
         exports.push(Export::new(*name, Arc::from(disk), |failure| {
             text::say(format_args!(
                 "cannot read {} at byte {}: {}",

@@ -6,10 +6,11 @@ use std::time::Instant;
 use appliance::{Digest, Reference, Version};
 use blob_store::LocalStore;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use packer::{PackError, PackOptions, PackRequest, Packed, pack, write_archive};
+use packer::disks::WriteError;
+use packer::{ArchiveError, PackError, PackOptions, PackRequest, Packed, pack, write_archive};
 
 use crate::context::Context;
-use crate::error::{CommandError, Exit, OrExit as _};
+use crate::error::{CommandError, Exit};
 use crate::text::{self, size};
 
 /// Make an appliance from a hull.toml and its disks
@@ -38,7 +39,8 @@ pub(crate) struct PackArgs {
 
 pub(crate) fn run(context: &Context, args: PackArgs) -> Result<(), CommandError> {
     if matches!(args.reference.version(), Version::Digest(_)) {
-        return Err(CommandError::new(Exit::Usage, "a digest cannot be given to an appliance, only a tag"));
+        return Err(CommandError::new(Exit::Usage, "a digest cannot be given to an appliance, only a tag")
+            .hint("write it as NAME:TAG"));
     }
     let store = context.store()?;
     let _hold = store.hold()?;
@@ -53,13 +55,13 @@ pub(crate) fn run(context: &Context, args: PackArgs) -> Result<(), CommandError>
     let packed = pack(&request, &store, &bar);
     bar.0.finish_and_clear();
     let packed = packed?;
-    store.tag(&args.reference, &packed.index.digest)?;
     report(&packed, start);
     if let Some(output) = &args.output {
-        let bytes =
-            write_archive(&store, &args.reference, &packed.index.digest, output).or_exit(Exit::Failed)?;
-        text::say(format_args!("Wrote {} ({}).", output.display(), size(bytes)));
+        let bytes = write_archive(&store, &args.reference, &packed.index.digest, output)?;
+        text::say(format_args!("Wrote {} ({}).", text::plain(&output.display().to_string()), size(bytes)));
     }
+    // Last, so that a failure leaves every name as it was.
+    store.tag(&args.reference, &packed.index.digest)?;
     text::result(packed.index.digest);
     Ok(())
 }
@@ -134,9 +136,31 @@ impl From<PackError> for CommandError {
             PackError::HullToml { .. } | PackError::NotText { .. } => {
                 Self::from_error(Exit::Usage, error).hint("docs/hull-toml.md has every key")
             }
-            PackError::Source { .. } => Self::from_error(Exit::Usage, error),
-            PackError::Store(error) => error.into(),
+            PackError::Source { .. } => Self::from_error(Exit::Usage, error)
+                .hint("a source is a file in the folder of hull.toml, or in a folder inside it"),
+            PackError::Image { .. } if error.is_too_large() => {
+                Self::from_error(Exit::Failed, error).hint("`--max-size` accepts larger disks")
+            }
+            PackError::Image { .. } | PackError::Write(WriteError::Read { .. }) => {
+                Self::from_error(Exit::Failed, error)
+                    .hint("`qemu-img info` and `qemu-img check` say more about an image; docs/hull-toml.md says which are read")
+            }
+            PackError::Base(_) | PackError::BaseContents(_) | PackError::Write(WriteError::ReadBase { .. }) => {
+                Self::from_error(Exit::Failed, error).hint("`--no-base` packs everything anew")
+            }
+            PackError::Write(WriteError::Store(error)) | PackError::Store(error) => error.into(),
             error => Self::from_error(Exit::Failed, error),
+        }
+    }
+}
+
+impl From<ArchiveError> for CommandError {
+    fn from(error: ArchiveError) -> Self {
+        match error {
+            ArchiveError::Contents(error) => error.into(),
+            ArchiveError::Store(error) => error.into(),
+            error => Self::from_error(Exit::Failed, error)
+                .hint("`--output` names a file, in a folder that is there and may be written to"),
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn run(context: &Context, args: &RmArgs) -> Result<(), CommandError> 
     for name in &args.names {
         let vm = vms.get(name)?;
         if args.force && vm.state.status.is_alive() {
-            super::ask(&vm, &Request::Kill)?;
+            super::end(&vms, &vm, &Request::Kill)?;
         }
         vms.remove(name)?;
         text::result(name);

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use appliance::{Digest, Reference};
 use packer::Contents;
-use vm_runner::{PublishAt, Spec, free_name, new_id, unix_now_s};
+use vm_runner::{PublishAt, Spec, VmError, VmFolder, VmLock, Vms, free_name, new_id, unix_now_s};
 
 use super::{pull, start};
 use crate::context::Context;
@@ -87,13 +87,12 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<ExitCode, Command
     host::admit(&platform.policy)?;
     // What cannot be is said now, not by a VM that has failed.
     let mut firewall = platform.policy.machine(machine).firewall;
-    vm_runner::publish_at(&mut firewall, &publish)
-        .map_err(|error| CommandError::from_error(Exit::Refused, error))?;
-    let spec = Spec {
-        name: match &args.name {
-            Some(name) => name.clone(),
-            None => free_name(machine, &vms.list()?),
-        },
+    vm_runner::publish_at(&mut firewall, &publish).map_err(|error| {
+        CommandError::from_error(Exit::Refused, error)
+            .hint("`hull inspect` shows what the appliance's firewall lets in; nothing else can be published")
+    })?;
+    let mut spec = Spec {
+        name: args.name.clone().unwrap_or_else(|| machine.to_owned()),
         id: new_id(),
         reference: args.reference.clone(),
         manifest: platform.manifest_blob.digest,
@@ -102,7 +101,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<ExitCode, Command
         publish,
         created_unix_s: unix_now_s(),
     };
-    let (folder, lock) = vms.create(&spec)?;
+    let (folder, lock) = create(&vms, &mut spec, args.name.is_none())?;
     drop(hold);
     let started = start::start(context, &spec, &folder, lock, args.detach);
     if let Err(error) = &started
@@ -116,6 +115,18 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<ExitCode, Command
         vms.remove(&spec.name)?;
     }
     Ok(exit)
+}
+
+/// Makes the VM's folder; where nobody chose its name, under another one if that is taken.
+fn create(vms: &Vms, spec: &mut Spec, may_rename: bool) -> Result<(VmFolder, VmLock), CommandError> {
+    loop {
+        match vms.create(spec) {
+            Err(VmError::NameTaken { .. }) if may_rename => {
+                spec.name = free_name(&spec.machine, &vms.list()?);
+            }
+            created => return Ok(created?),
+        }
+    }
 }
 
 /// The index that `reference` names; pulled if it is not here.
@@ -137,7 +148,7 @@ fn choose_machine<'a>(platform: &'a packer::Platform, wanted: Option<&str>) -> R
     match (wanted, names.as_slice()) {
         (Some(wanted), names) => names.iter().find(|name| **name == wanted).copied().ok_or_else(|| {
             let message = format!("the appliance has no machine `{wanted}`; it has {}", names.join(", "));
-            CommandError::new(Exit::NotFound, message)
+            CommandError::new(Exit::NotFound, message).hint("choose one of them with `--machine`")
         }),
         (None, [only]) => Ok(only),
         (None, names) => {

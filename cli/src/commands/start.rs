@@ -62,13 +62,13 @@ pub(super) fn start(
     let is_checked = platform.policy.machine(&spec.machine).health.is_some();
     let mut supervisor = spawn_supervisor(folder, lock)?;
     let told = BufReader::new(supervisor.stdout.take().expect("it was asked for"));
-    let mut listening = Listening { told, folder, name: &spec.name };
-    listening.until(&[Status::Running])?;
+    let mut listening = Listening { told, supervisor, folder, name: &spec.name };
+    listening.until(Status::Running)?;
     say_how(&folder.state()?);
     if detach {
         if is_checked {
             text::say("The guest boots behind its firewall; waiting until it is ready.");
-            listening.until(&[Status::Ready])?;
+            listening.until(Status::Ready)?;
         }
         text::result(&spec.name);
         return Ok(ExitCode::SUCCESS);
@@ -79,7 +79,7 @@ pub(super) fn start(
         text::say(format_args!("\nDetached. `hull console {}` attaches again.", spec.name));
         return Ok(ExitCode::SUCCESS);
     }
-    listening.until(&[Status::Stopped])?;
+    listening.until(Status::Stopped)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -128,39 +128,42 @@ fn stop_on_signals(folder: &VmFolder) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// The other end of a supervisor's stdout.
+/// A supervisor of ours, and the other end of its stdout.
 #[derive(Debug)]
 struct Listening<'a, R> {
     told: R,
+    supervisor: Child,
     folder: &'a VmFolder,
     name: &'a str,
 }
 
 impl<R: BufRead> Listening<'_, R> {
-    /// Waits until the VM is one of `wanted`.
+    /// Waits until the VM is what is `wanted`. Where it has ended, nothing of it is left when this
+    /// returns, its supervisor included.
     ///
     /// # Errors
     ///
     /// [`Exit::NotStarted`] if it never ran, [`Exit::Failed`] if it ended or does not get well.
-    fn until(&mut self, wanted: &[Status]) -> Result<(), CommandError> {
-        let mut failure = None;
+    fn until(&mut self, wanted: Status) -> Result<(), CommandError> {
+        let mut end = None;
         let mut line = String::new();
         loop {
             line.clear();
             if self.told.read_line(&mut line)? == 0 {
-                return Err(failure.unwrap_or_else(|| self.gone()));
+                self.supervisor.wait()?;
+                return end.unwrap_or_else(|| Err(self.gone()));
             }
             match serde_json::from_str(&line) {
-                Ok(Told::Event(event)) if wanted.contains(&event.status) => return Ok(()),
                 Ok(Told::Event(event)) => match event.status {
-                    Status::Unhealthy => return Err(self.unhealthy(event.reason)),
-                    Status::Stopped | Status::Failed => failure = Some(self.ended(&event)),
+                    Status::Stopped if wanted == Status::Stopped => end = Some(Ok(())),
+                    Status::Stopped | Status::Failed => end = Some(Err(self.ended(&event))),
+                    status if status == wanted => return Ok(()),
+                    Status::Unhealthy if wanted == Status::Ready => return Err(self.unhealthy(event.reason)),
                     _ => {}
                 },
                 Ok(Told::Error { message, hint }) => {
-                    let mut error = CommandError::new(Exit::NotStarted, message);
-                    error.hint = hint;
-                    return Err(error);
+                    let error = CommandError::new(Exit::NotStarted, message);
+                    end = Some(Err(CommandError { hint, ..error }));
                 }
                 Err(_) => {}
             }

@@ -24,7 +24,7 @@ pub(crate) fn run(context: &Context, args: &StopArgs) -> Result<(), CommandError
     for name in &args.names {
         let vm = vms.get(name)?;
         if vm.state.status.is_alive() {
-            let answer = super::ask(&vm, &Request::Stop { timeout_s: args.time })?;
+            let answer = super::end(&vms, &vm, &Request::Stop { timeout_s: args.time })?;
             if answer == (Answer::Ended { by_itself: false }) {
                 text::say(format_args!("{name} did not shut down in {} s and was ended", args.time));
             }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use packer::Platform;
+use vm_runner::net::{NetError, ProgramError};
 use vm_runner::{AccelRequest, Launch, LaunchError, Qemu, SuperviseError, VmFolder};
 
 use super::start::Told;
@@ -27,7 +28,8 @@ pub(crate) fn run(context: &Context, args: &SuperviseArgs) -> Result<ExitCode, C
     // The terminal that started the VM may go; the VM stays. Refused only to a leader, who needs none.
     let _ = rustix::process::setsid();
     let supervised = prepare(context, args).and_then(|launch| {
-        let qemu = Qemu::find(launch.machine.arch, &environment::search_path()).or_exit(Exit::NotStarted)?;
+        let qemu = Qemu::find(launch.machine.arch, &environment::search_path())
+            .map_err(|error| CommandError::from_error(Exit::NotStarted, error).hint(INSTALL))?;
         vm_runner::supervise(launch, &qemu, |event| tell(&Told::Event(event.clone()))).map_err(Into::into)
     });
     match supervised {
@@ -52,8 +54,7 @@ fn prepare(context: &Context, args: &SuperviseArgs) -> Result<Launch, CommandErr
         .disks
         .iter()
         .map(|disk| registry_client::open_disk(&store, &platform.manifest, &disk.name).map(Arc::from))
-        .collect::<Result<_, _>>()
-        .or_exit(Exit::Failed)?;
+        .collect::<Result<_, _>>()?;
     let volumes = context.home.join("volumes").join(&spec.name);
     let accel = match spec.accel.as_str() {
         "kvm" => AccelRequest::Kvm,
@@ -62,6 +63,9 @@ fn prepare(context: &Context, args: &SuperviseArgs) -> Result<Launch, CommandErr
     };
     Ok(Launch { folder, spec, machine, policy, disks, volumes, accel })
 }
+
+/// What to do about a program that is missing.
+const INSTALL: &str = "install it, or add the folder it is in to PATH";
 
 /// Tells whoever listens. Once the VM is ready nobody does any more.
 fn tell(told: &Told) {
@@ -76,6 +80,14 @@ impl From<SuperviseError> for CommandError {
             SuperviseError::Launch(LaunchError::Accel(_)) => {
                 Some("`--accel auto` falls back to a translator")
             }
+            SuperviseError::Launch(LaunchError::Network(error)) => match error {
+                NetError::Publish(_) => Some("`--publish` chooses another address or port of this host"),
+                NetError::NeedsRoot { .. } => {
+                    Some("root has a store of its own, unless HULL_HOME says where this one is")
+                }
+                NetError::Program(ProgramError::Missing { .. }) => Some(INSTALL),
+                _ => None,
+            },
             _ => None,
         };
         let error = Self::from_error(Exit::NotStarted, error);

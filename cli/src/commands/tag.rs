@@ -17,7 +17,8 @@ pub(crate) struct TagArgs {
 
 pub(crate) fn run(context: &Context, args: &TagArgs) -> Result<(), CommandError> {
     if matches!(args.new.version(), Version::Digest(_)) {
-        return Err(CommandError::new(Exit::Usage, "a digest cannot be given to an appliance, only a tag"));
+        return Err(CommandError::new(Exit::Usage, "a digest cannot be given to an appliance, only a tag")
+            .hint("write it as NAME:TAG"));
     }
     let store = context.store()?;
     let _hold = store.hold()?;

@@ -253,7 +253,9 @@ impl Vms {
     /// whoever comes next does it.
     fn remove_left_over(&self) -> Result<(), VmError> {
         let names = self.entries()?;
-        let mut left_over = names.iter().filter_map(|name| Some((name, name.strip_prefix('.')?))).peekable();
+        let is_id = |text: &&str| text.len() == 8 && text.bytes().all(|c| c.is_ascii_hexdigit());
+        let hidden = names.iter().filter_map(|name| Some((name, name.strip_prefix('.').filter(is_id)?)));
+        let mut left_over = hidden.peekable();
         if left_over.peek().is_none() {
             return Ok(());
         }

@@ -68,6 +68,8 @@ pub enum Status {
     Ready,
     /// The guest runs and its health check fails.
     Unhealthy,
+    /// It ended, and is started again after a pause, as its policy says.
+    Restarting,
     /// It was asked to stop.
     Stopping,
     /// It ended as it was asked to, or shut itself down.
@@ -90,6 +92,7 @@ impl Status {
             Self::Running => "running",
             Self::Ready => "ready",
             Self::Unhealthy => "unhealthy",
+            Self::Restarting => "restarting",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
             Self::Failed => "failed",

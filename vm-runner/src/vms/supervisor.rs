@@ -6,7 +6,7 @@
 //! ```text
 //! Starting --> Running --> Ready <--> Unhealthy          any of these --stop--> Stopping --> Stopped
 //!    ^            `----------+-----------'--> Failed
-//!    `------ again, after a pause, if the policy says so
+//!    `---- Restarting <------' if the policy says so, for a pause
 //! ```
 
 use std::fs::OpenOptions;
@@ -88,6 +88,15 @@ enum Ended {
     Failed { reason: String },
 }
 
+/// How the time between two runs of the guest came to its end.
+#[derive(Debug)]
+enum Pause {
+    /// The guest is to be started.
+    Over,
+    /// It is not, because of a signal, or of somebody who waits for an answer.
+    Ended(Option<Asked>),
+}
+
 /// Runs the VM until it has ended, and tells `listener` of every change.
 ///
 /// The caller holds the VM's lock, and is the process's main thread: QEMU dies with it.
@@ -154,20 +163,24 @@ impl<L: FnMut(&Event)> Supervisor<L> {
         self.state.restarts = 0;
         loop {
             let ended = self.run_once(hypervisor, &console)?;
-            let asked = self.stopping.take().map(|stopping| stopping.asked).unwrap_or_default();
+            let mut asked = self.stopping.take().map(|stopping| stopping.asked).unwrap_or_default();
+            if asked.is_empty() && self.starts_again(&ended) {
+                match self.pause(&ended)? {
+                    Pause::Over => {
+                        self.state.restarts += 1;
+                        continue;
+                    }
+                    Pause::Ended(by) => asked.extend(by),
+                }
+            }
             let by_itself = matches!(ended, Ended::Stopped { .. });
-            let again = self.starts_again(&ended);
+            self.launch.folder.remove_runtime()?;
             match ended {
                 Ended::Stopped { .. } => self.enter(Status::Stopped, None)?,
                 Ended::Failed { reason } => self.enter(Status::Failed, Some(reason))?,
             }
-            let is_over = !asked.is_empty() || !again || !self.pause()?;
-            if is_over {
-                self.launch.folder.remove_runtime()?;
-                asked.into_iter().for_each(|asked| asked.answer(&Answer::Ended { by_itself }));
-                return Ok(());
-            }
-            self.state.restarts += 1;
+            asked.into_iter().for_each(|asked| asked.answer(&Answer::Ended { by_itself }));
+            return Ok(());
         }
     }
 
@@ -392,22 +405,25 @@ impl<L: FnMut(&Event)> Supervisor<L> {
         wanted && lifecycle.max_restarts.is_none_or(|max| self.state.restarts < max)
     }
 
-    /// Waits before the guest is started again: 1 s, 2 s, 4 s and so on. False if it is asked to
-    /// end meanwhile.
-    fn pause(&mut self) -> Result<bool, SuperviseError> {
-        let seconds = 1_u64 << self.state.restarts.min(6);
-        let until = Instant::now() + Duration::from_secs(seconds).min(LONGEST_PAUSE);
+    /// Waits before the guest is started again: 1 s, 2 s, 4 s and so on.
+    fn pause(&mut self, ended: &Ended) -> Result<Pause, SuperviseError> {
+        let pause = Duration::from_secs(1 << self.state.restarts.min(6)).min(LONGEST_PAUSE);
+        let why = match ended {
+            Ended::Stopped { .. } => "it shut itself down",
+            Ended::Failed { reason } => reason,
+        };
+        self.enter(
+            Status::Restarting,
+            Some(format!("{why}; it is started again after {} s", pause.as_secs())),
+        )?;
+        let until = Instant::now() + pause;
         loop {
             match self.happenings.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Err(_) => return Ok(true),
-                Ok(Happening::Terminate) => return Ok(false),
+                Err(_) => return Ok(Pause::Over),
+                Ok(Happening::Terminate) => return Ok(Pause::Ended(None)),
                 Ok(Happening::Asked(asked)) => match asked.request {
                     Request::Stats => asked.answer(&Answer::Failed("it is not running".to_owned())),
-                    Request::Stop { .. } | Request::Kill => {
-                        self.launch.folder.remove_runtime()?;
-                        asked.answer(&Answer::Ended { by_itself: true });
-                        return Ok(false);
-                    }
+                    Request::Stop { .. } | Request::Kill => return Ok(Pause::Ended(Some(asked))),
                 },
                 Ok(_) => {}
             }

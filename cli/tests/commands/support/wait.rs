@@ -1,0 +1,33 @@
+//! Waiting for something that happens in another process: looked for often, and not for ever.
+
+use std::time::{Duration, Instant};
+
+/// Far beyond what anything takes on a busy machine: a test never waits this long and passes.
+const LIMIT: Duration = Duration::from_secs(120);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Returns what `look` finds, as soon as it finds something. `what` says what was waited for in vain.
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Waits until the process `pid` has ended. A zombie has: it only waits for its parent to notice.
+#[track_caller]
+pub(crate) fn until_ended(pid: i32) {
+    until("a process has ended", || has_ended(pid).then_some(()));
+}
+
+/// True if there is no process `pid`, or only what is left for its parent.
+pub(crate) fn has_ended(pid: i32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    // proc(5): the state is the first field after the command, which is in parentheses.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
