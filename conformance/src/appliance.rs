@@ -9,7 +9,8 @@ use crate::report::Report;
 use crate::rules::Rule;
 use crate::{disk, image_index, manifest, packs};
 
-/// Judges the appliance at `archive`, an OCI image-layout archive or folder, and holds its disks against `raw_disks`.
+/// Judges the appliance at `archive`, an OCI image-layout archive or folder, and holds its disks against
+/// `raw_disks`.
 ///
 /// # Errors
 ///

@@ -1,7 +1,8 @@
 //! Canonical JSON: the one encoding that a config or a policy may have.
 //!
-//! A subset of RFC 8785: integers only, and keys in ASCII, so that the order of bytes is the order of UTF-16 units. The
-//! check encodes what was read anew and compares, which also finds a key that is there twice.
+//! A subset of RFC 8785: integers only, and keys in ASCII, so that the order of bytes is the order of
+//! UTF-16 units. The check encodes what was read anew and compares, which also finds a key that is there
+//! twice.
 
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
 //! One disk of an appliance: its index, and every chunk that the index leads to.
 //!
-//! Page after page; in a page, frame after frame, so that a frame is fetched and decompressed once for all its chunks.
-//! Held at one time: the root, a page, a frame and its content.
+//! Page after page; in a page, frame after frame, so that a frame is fetched and decompressed once for all
+//! its chunks. Held at one time: the root, a page, a frame and its content.
 //!
 //! Source: disk-index, "Reading".
 

@@ -1,7 +1,8 @@
 //! A disk's index, byte by byte as `docs/formats/disk-index.md` describes it.
 //!
-//! Reading goes on after a broken rule wherever the rest still has a meaning, so that one report names as much as possible.
-//! What is returned can be used without another check: counts and numbers that lead elsewhere are inside their bounds.
+//! Reading goes on after a broken rule wherever the rest still has a meaning, so that one report names as
+//! much as possible. What is returned can be used without another check: counts and numbers that lead
+//! elsewhere are inside their bounds.
 //!
 //! ```text
 //! root:  magic 8 | version 2 | cut rule 2 | its version 2 | reserved 2 | size 8 | P 4 | N 4 | P packs | N pages
@@ -190,7 +191,8 @@ impl Root {
 }
 
 impl PageEntry {
-    /// The entry, if the page it names is on the disk and in the index. `end` is where the one before ends, and is moved on.
+    /// The entry, if the page it names is on the disk and in the index. `end` is where the one before ends,
+    /// and is moved on.
     fn checked(
         self,
         header: &RootHeader,

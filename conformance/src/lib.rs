@@ -1,13 +1,13 @@
 //! Black-box suites: they judge what hull writes by the specifications alone.
 //!
-//! [`appliance::check`] reads an appliance as a file (an OCI image-layout archive or folder) and holds every byte
-//! of it against `docs/formats/disk-index.md` and the OCI image specification. Each thing that it looks at is a
-//! [`Rule`] with the section that demands it; a [`Report`] has one row for every rule, also for those that
-//! were not reached, with the reason.
+//! [`appliance::check`] reads an appliance as a file (an OCI image-layout archive or folder) and holds
+//! every byte of it against `docs/formats/disk-index.md` and the OCI image specification. Each thing that
+//! it looks at is a [`Rule`] with the section that demands it; a [`Report`] has one row for every rule,
+//! also for those that were not reached, with the reason.
 //!
-//! It never links what it judges: no crate of this workspace is a dependency, and no code was taken over from one. It
-//! never believes a size from the archive: what is read at once has a fixed bound (a pack, 64 MiB, is the largest).
-//! Whatever is in the archive, the answer is a report.
+//! It never links what it judges: no crate of this workspace is a dependency, and no code was taken over
+//! from one. It never believes a size from the archive: what is read at once has a fixed bound (a pack, 64
+//! MiB, is the largest). Whatever is in the archive, the answer is a report.
 
 pub mod appliance;
 mod canonical_json;

@@ -1,6 +1,7 @@
 //! `hull-conformance`: runs a suite and prints what it found.
 //!
-//! Results on stdout, a table or JSON. Exit codes: 0 nothing failed, 1 something did, 2 the suite could not run.
+//! Results on stdout, a table or JSON. Exit codes: 0 nothing failed, 1 something did, 2 the suite could not
+//! run.
 
 use std::error::Error;
 use std::io::{self, Write as _};

@@ -1,7 +1,7 @@
 //! An OCI image layout, in a tar archive or in a folder: which files there are, and their bytes.
 //!
-//! Names in the archive are keys, never paths: nothing is unpacked and no link is followed. In a folder, only plain files
-//! called as the layout says are opened. A blob is read where it lies, in pieces.
+//! Names in the archive are keys, never paths: nothing is unpacked and no link is followed. In a folder,
+//! only plain files called as the layout says are opened. A blob is read where it lies, in pieces.
 //!
 //! Source: image-spec 1.1, "OCI Image Layout Specification".
 
@@ -237,7 +237,8 @@ impl Blob {
         }
     }
 
-    /// `length` bytes from `offset` on. The caller has bounded `length`; nothing is allocated that is not there.
+    /// `length` bytes from `offset` on. The caller has bounded `length`; nothing is allocated that is not
+    /// there.
     pub(crate) fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         if offset.checked_add(length as u64).is_none_or(|end| end > self.size_bytes) {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -1,7 +1,7 @@
 //! Packs: zstd frames end to end and nothing else; and one frame of a pack, as a reader fetches it.
 //!
-//! The two are checked apart and by different ways through zstd: a pack is streamed as `zstd -d` does it, a frame is
-//! decompressed at once into a buffer of the promised size.
+//! The two are checked apart and by different ways through zstd: a pack is streamed as `zstd -d` does it, a
+//! frame is decompressed at once into a buffer of the promised size.
 //!
 //! Source: disk-index, "Words" and "Reading", step 3; RFC 8878.
 

@@ -10,6 +10,7 @@ use crate::rules::Rule;
 
 /// How much is compared at once.
 const PIECE_BYTES: usize = 1 << 20;
+static ZEROS: [u8; PIECE_BYTES] = [0; PIECE_BYTES];
 /// Disk formats other than raw, and guests, count in sectors: a raw file goes on with zeros to a whole one.
 const SECTOR_BYTES: u64 = 512;
 
@@ -60,11 +61,10 @@ impl RawImage {
 
     /// Checks that the image has zeros from `from` up to `to`.
     pub(crate) fn check_zeros(&self, from: u64, to: u64, what: &str, report: &mut Report) {
-        let zeros = vec![0; PIECE_BYTES];
         let mut offset = from;
         while offset < to.min(self.file_bytes) {
             let length = (to - offset).min(PIECE_BYTES as u64) as usize;
-            self.check_content(offset, &zeros[..length], what, report);
+            self.check_content(offset, &ZEROS[..length], what, report);
             offset += length as u64;
         }
     }

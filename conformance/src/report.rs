@@ -1,7 +1,7 @@
 //! What a suite found: one row for every rule, for people and for machines.
 //!
-//! A rule that was met a million times is one row; of what failed, the first few cases are kept. Text from the judged
-//! side is escaped here, in one place, so that it cannot reach into the terminal.
+//! A rule that was met a million times is one row; of what failed, the first few cases are kept. Text from
+//! the judged side is escaped here, in one place, so that it cannot reach into the terminal.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
 //! The catalogue: every rule that an appliance is held against, and where it is written.
 //!
 //! `design 3` is the project's design, section 3, "The appliance, on the wire"; `disk-index` is
-//! `docs/formats/disk-index.md`; `image-layout`, `image-index`, `manifest` and `descriptor` are documents of the OCI
-//! image specification 1.1.
+//! `docs/formats/disk-index.md`; `image-layout`, `image-index`, `manifest` and `descriptor` are documents
+//! of the OCI image specification 1.1.
 
 /// Declares the rules in the order of the report: variant, name, section, and what must be.
 macro_rules! catalogue {
