@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::disk::{self, Content};
 use crate::oci_layout::{Layout, OpenError};
 use crate::raw_disk::{RawDisk, RawImage};
 use crate::report::Report;
 use crate::rules::Rule;
-use crate::{disk, image_index, manifest, packs};
+use crate::{image_index, manifest, packs};
 
 /// Judges the appliance at `archive`, an OCI image-layout archive or folder, and holds its disks against
 /// `raw_disks`.
@@ -20,19 +21,26 @@ pub fn check(archive: &Path, raw_disks: &[RawDisk]) -> Result<Report, OpenError>
     let layout = Layout::open(archive, &mut report)?;
     layout.check_digests(&mut report);
     let mut disks = BTreeSet::new();
-    let mut walked = BTreeSet::new();
+    let (mut compared, mut walked, mut packs_walked) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for entry in image_index::appliances(&layout, &mut report) {
         let Some(appliance) = manifest::read(&layout, &entry, &mut report) else { continue };
         let mut used = BTreeSet::new();
         for layer in &appliance.disks {
             let raw = raw_disks.iter().find(|raw| raw.name == layer.name);
             let raw = raw.and_then(|raw| open_raw(raw, &mut report));
-            used.extend(disk::check(&layout, &appliance, layer, raw.as_ref(), &mut report));
+            let index = &layer.index.digest;
+            let first = walked.insert(index.clone());
+            let content = match &raw {
+                Some(raw) if compared.insert((index.clone(), layer.name.clone())) => Content::Compare(raw),
+                _ if first => Content::Walk,
+                _ => Content::Known,
+            };
+            used.extend(disk::check(&layout, &appliance, layer, &content, &mut report));
             disks.insert(layer.name.clone());
         }
         for digest in appliance.packs.keys() {
             report.check(Rule::PackUse, used.contains(digest), || format!("pack {digest} is not used"));
-            if let Some(pack) = layout.by_digest(digest).filter(|_| walked.insert(digest.clone())) {
+            if let Some(pack) = layout.by_digest(digest).filter(|_| packs_walked.insert(digest.clone())) {
                 packs::check_pack(pack, &format!("pack {digest}"), &mut report);
             }
         }

@@ -24,12 +24,23 @@ use crate::rules::Rule;
 const EXTENTS: (u16, u16) = (1, 1);
 const CONTENT: (u16, u16) = (2, 1);
 
-/// Checks a disk from its index to its last chunk, and against `raw`. Returns the packs that it uses.
+/// How far a disk is checked beyond its root.
+#[derive(Debug)]
+pub(crate) enum Content<'a> {
+    /// Every chunk, and against this image.
+    Compare(&'a RawImage),
+    /// Every chunk.
+    Walk,
+    /// Not again: another layer has the same index. So a small manifest cannot ask for the same work without end.
+    Known,
+}
+
+/// Checks a disk from its index to its last chunk. Returns the packs that it uses.
 pub(crate) fn check(
     layout: &Layout,
     appliance: &Appliance,
     layer: &DiskLayer,
-    raw: Option<&RawImage>,
+    content: &Content<'_>,
     report: &mut Report,
 ) -> Vec<Digest> {
     let what = format!("disk `{}`", layer.name);
@@ -47,8 +58,12 @@ pub(crate) fn check(
             format!("{what}, pack {number}: no layer {} of {} bytes", pack.digest, pack.size_bytes)
         });
     }
-    let raw = raw.filter(|raw| raw.check_size(disk_bytes, &what, report));
+    let raw = match content {
+        Content::Compare(raw) => Some(*raw).filter(|raw| raw.check_size(disk_bytes, &what, report)),
+        Content::Walk | Content::Known => None,
+    };
     match Decompressor::new() {
+        _ if matches!(content, Content::Known) => {}
         Ok(decompressor) => {
             DiskCheck { layout, index, root: &root, raw, what: &what, decompressor }.check_pages(report);
         }

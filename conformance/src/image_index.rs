@@ -43,7 +43,7 @@ pub(crate) fn appliances(layout: &Layout, report: &mut Report) -> Vec<Entry> {
     let right = top["schemaVersion"] == 2 && (top["mediaType"].is_null() || top["mediaType"] == INDEX);
     report.check(Rule::LayoutIndex, right, || "`index.json` is no image index".to_owned());
     let mut found = Vec::new();
-    let mut indexes = 0;
+    let mut indexes = BTreeSet::new();
     for descriptor in descriptors(&top["manifests"], "index.json", report) {
         if descriptor.media_type != INDEX {
             report.fail(Rule::LayoutIndex, || {
@@ -51,13 +51,15 @@ pub(crate) fn appliances(layout: &Layout, report: &mut Report) -> Vec<Entry> {
             });
             continue;
         }
-        indexes += 1;
         report.check(Rule::LayoutIndex, true, String::new);
+        if !indexes.insert(descriptor.digest.clone()) {
+            continue; // two tags of one appliance
+        }
         if let Some((_, index)) = layout.document(&descriptor, "image index", report) {
             found.extend(entries(layout, &index, report));
         }
     }
-    if indexes == 0 {
+    if indexes.is_empty() {
         report.fail(Rule::LayoutIndex, || "`index.json` names no image index".to_owned());
     }
     found
@@ -70,6 +72,7 @@ fn entries(layout: &Layout, index: &Value, report: &mut Report) -> Vec<Entry> {
         format!("schema version {}, type {}", index["schemaVersion"], index["mediaType"])
     });
     let mut found = Vec::new();
+    let mut appliances = 0;
     let mut platforms = BTreeSet::new();
     for (position, entry) in descriptors(&index["manifests"], "image index", report).into_iter().enumerate() {
         let what = format!("entry {position} of the image index");
@@ -79,17 +82,20 @@ fn entries(layout: &Layout, index: &Value, report: &mut Report) -> Vec<Entry> {
         match entry.annotations.get(PLATFORM) {
             _ if !manifest => {}
             Some(platform) => {
-                let known = PLATFORMS.contains(&platform.as_str());
-                report.check(Rule::IndexAnnotation, known && platforms.insert(platform.clone()), || {
+                let known = PLATFORMS.contains(&platform.as_str()) && platforms.insert(platform.clone());
+                report.check(Rule::IndexAnnotation, known, || {
                     format!("{what} is for `{platform}`, which is unknown or there already")
                 });
                 check_appliance_entry(&entry, &what, report);
-                found.push(Entry { platform: platform.clone(), manifest: entry });
+                appliances += 1;
+                if known {
+                    found.push(Entry { platform: platform.clone(), manifest: entry });
+                }
             }
-            None => check_container(layout, &entry, &what, found.is_empty(), report),
+            None => check_container(layout, &entry, &what, appliances == 0, report),
         }
     }
-    if found.is_empty() {
+    if appliances == 0 {
         report.fail(Rule::IndexEntries, || format!("no entry has the annotation `{PLATFORM}`: no appliance"));
     }
     found

@@ -466,6 +466,19 @@ fn a_way_out_of_the_archive_is_only_a_name() {
     assert!(!check(&sample.to_archive()).failed());
 }
 
+#[test]
+fn two_tags_of_one_appliance_are_one_appliance() {
+    let mut sample = Sample::new();
+    let once = check(&sample.to_archive());
+    sample.edit_top = |top| top["manifests"] = json!([top["manifests"][0], top["manifests"][0]]);
+    let twice = check(&sample.to_archive());
+    let chunks = |report: &Report| {
+        report.rows().into_iter().find(|row| row.rule == Rule::ChunkDigests).map(|row| row.checked)
+    };
+    assert!(!twice.failed());
+    assert_eq!(chunks(&once), chunks(&twice));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
