@@ -218,6 +218,7 @@ fn pages_of_zeros_cost_nothing_and_later_pages_are_found() {
 
 #[test]
 fn a_frame_is_fetched_once_however_many_threads_want_it() {
+    // Together they read less than all of it.
     let disk = some_content(200);
     let packed = pack(&disk, 0, 8, 300);
     let opened = packed.open().unwrap();
@@ -234,6 +235,24 @@ fn a_frame_is_fetched_once_however_many_threads_want_it() {
         }
     });
     assert_eq!(packed.blobs.reads.load(Ordering::Relaxed) - before, 1);
+}
+
+/// Whoever has read all of a frame, a guest or a copy, keeps it; what it has read in part it may go on with.
+#[test]
+fn a_frame_is_kept_until_all_of_it_was_read() {
+    let disk = some_content(7);
+    let packed = pack(&disk, 0, 4, 2);
+    let opened = packed.open().unwrap();
+    let fetches = |from: usize, to: usize| {
+        let before = packed.blobs.reads.load(Ordering::Relaxed);
+        let mut found = vec![0; (to - from) * BLOCK];
+        opened.read_at((from * BLOCK) as u64, &mut found).unwrap();
+        assert!(found == disk[from * BLOCK..to * BLOCK]);
+        packed.blobs.reads.load(Ordering::Relaxed) - before
+    };
+    assert_eq!(fetches(0, 3), 2, "a page and a frame");
+    assert_eq!(fetches(3, 7), 0);
+    assert_eq!(fetches(0, 7), 1);
 }
 
 #[test]

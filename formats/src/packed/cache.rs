@@ -51,8 +51,7 @@ impl<K: Copy + Eq + Hash, V> Cache<K, V> {
         bytes: usize,
         make: impl FnOnce() -> Result<V, E>,
     ) -> Result<Arc<V>, E> {
-        let shard = &self.shards[self.hasher.hash_one(key) as usize % SHARDS];
-        let value = lock(shard).slot(key, bytes, self.shard_bytes);
+        let value = lock(self.shard(&key)).slot(key, bytes, self.shard_bytes);
         let mut value = lock(&value);
         if let Some(made) = &*value {
             return Ok(Arc::clone(made));
@@ -60,6 +59,15 @@ impl<K: Copy + Eq + Hash, V> Cache<K, V> {
         let made = Arc::new(make()?);
         *value = Some(Arc::clone(&made));
         Ok(made)
+    }
+
+    /// Keeps the value of `key` no longer than those who use it do.
+    pub(super) fn forget(&self, key: &K) {
+        lock(self.shard(key)).remove(key);
+    }
+
+    fn shard(&self, key: &K) -> &Mutex<Shard<K, V>> {
+        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
     }
 }
 
@@ -81,11 +89,18 @@ impl<K: Copy + Eq + Hash, V> Shard<K, V> {
         self.slots.insert(key, Slot { value: Arc::clone(&value), used: clock, bytes });
         self.bytes += bytes;
         while self.bytes > limit && self.slots.len() > 1 {
-            let (_, oldest) = self.order.pop_first().expect("each slot has its place in the order");
-            let dropped = self.slots.remove(&oldest).expect("each place in the order has its slot");
-            self.bytes -= dropped.bytes;
+            let (_, oldest) = self.order.first_key_value().expect("each slot has its place in the order");
+            let oldest = *oldest;
+            self.remove(&oldest);
         }
         value
+    }
+
+    fn remove(&mut self, key: &K) {
+        if let Some(slot) = self.slots.remove(key) {
+            self.order.remove(&slot.used);
+            self.bytes -= slot.bytes;
+        }
     }
 }
 

@@ -12,7 +12,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use appliance::Digest;
 use appliance::manifest::DiskLayer;
@@ -58,6 +59,7 @@ pub struct PackedDisk<S> {
     pages: Cache<u64, Page>,
     frames: Cache<Frame, Content>,
     workspaces: Mutex<Vec<Workspace>>,
+    spare: Arc<Spare>,
 }
 
 /// A frame's content, and which of its chunks were found to be what their digests promise.
@@ -65,7 +67,17 @@ pub struct PackedDisk<S> {
 struct Content {
     bytes: Vec<u8>,
     checked: Mutex<HashMap<u16, (u8, [u8; 32])>>,
+    /// How many bytes have been handed out.
+    used_bytes: AtomicUsize,
+    spare: Arc<Spare>,
 }
+
+/// Buffers of content that is no longer kept: memory that a processor still has in its cache.
+#[derive(Debug, Default)]
+struct Spare(Mutex<Vec<Vec<u8>>>);
+
+/// How many buffers are kept.
+const MAX_SPARE: usize = 4;
 
 /// What a thread needs to decompress a frame. Kept from one frame to the next.
 #[derive(Debug, Default)]
@@ -99,6 +111,7 @@ impl<S: RangeSource> PackedDisk<S> {
             pages: Cache::new(PAGE_CACHE_BYTES),
             frames: Cache::new(cache_bytes),
             workspaces: Mutex::default(),
+            spare: Arc::default(),
         })
     }
 
@@ -149,9 +162,13 @@ impl<S: RangeSource> PackedDisk<S> {
                 PageRun::Zero { .. } => here.fill(0),
                 PageRun::Chunk(chunk) => {
                     let block = entry.first_block + u64::from(first);
-                    let content = self.chunk(&page.frames()[chunk.frame as usize], chunk, block)?;
+                    let frame = &page.frames()[chunk.frame as usize];
+                    let content = self.chunk(frame, chunk, block)?;
                     let from = usize::from(chunk.first) * BLOCK_BYTES as usize + skip;
                     here.copy_from_slice(&content.bytes[from..from + here.len()]);
+                    if content.is_used_up(here.len()) {
+                        self.frames.forget(frame);
+                    }
                 }
             }
             at += here.len() as u64;
@@ -162,8 +179,7 @@ impl<S: RangeSource> PackedDisk<S> {
 
     /// The content of `frame`, in which `chunk` is what it should be. `block` is for messages.
     fn chunk(&self, frame: &Frame, chunk: &Chunk, block: u64) -> Result<Arc<Content>, ReadError> {
-        let content =
-            self.frames.get(*frame, frame.content_bytes(), || self.fetch(frame).map(Content::new))?;
+        let content = self.frames.get(*frame, frame.content_bytes(), || self.fetch(frame))?;
         let found = match content.is_checked(chunk) {
             true => return Ok(content),
             false => sha256(content.of(chunk)),
@@ -176,12 +192,12 @@ impl<S: RangeSource> PackedDisk<S> {
     }
 
     /// Fetches and decompresses a frame.
-    fn fetch(&self, frame: &Frame) -> Result<Vec<u8>, ReadError> {
+    fn fetch(&self, frame: &Frame) -> Result<Content, ReadError> {
         let pack = &self.root.packs[usize::from(frame.pack)];
         let mut workspace = self.lock_workspaces().pop().unwrap_or_default();
         workspace.compressed.resize(frame.len as usize, 0);
         let fetched = self.source.read_range(&pack.digest, frame.offset, &mut workspace.compressed);
-        let mut content = Vec::new();
+        let mut content = Content::empty(&self.spare, frame.content_bytes());
         let decoded = match fetched {
             Err(source) => {
                 let what = format!("bytes {} on of pack {}", frame.offset, pack.digest);
@@ -189,7 +205,7 @@ impl<S: RangeSource> PackedDisk<S> {
             }
             Ok(()) => workspace
                 .decoder
-                .decode(&workspace.compressed, frame.content_bytes(), &mut content)
+                .decode(&workspace.compressed, frame.content_bytes(), &mut content.bytes)
                 .map_err(|error| ReadError::Corrupt {
                     format: "pack",
                     offset: frame.offset,
@@ -202,7 +218,7 @@ impl<S: RangeSource> PackedDisk<S> {
         decoded.map(|()| content)
     }
 
-    fn lock_workspaces(&self) -> std::sync::MutexGuard<'_, Vec<Workspace>> {
+    fn lock_workspaces(&self) -> MutexGuard<'_, Vec<Workspace>> {
         self.workspaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -275,8 +291,21 @@ impl<S: RangeSource> Disk for PackedDisk<S> {
 }
 
 impl Content {
-    fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes, checked: Mutex::default() }
+    /// With room for `content_bytes`.
+    fn empty(spare: &Arc<Spare>, content_bytes: usize) -> Self {
+        Self {
+            bytes: spare.take(content_bytes),
+            checked: Mutex::default(),
+            used_bytes: AtomicUsize::new(0),
+            spare: Arc::clone(spare),
+        }
+    }
+
+    /// Counts `bytes` more that were handed out. True if that makes as many as there are: whoever reads a
+    /// disk, a guest or a copy, keeps what it has read, and will hardly ask for it again. Whoever does
+    /// makes us fetch the frame once more, no worse.
+    fn is_used_up(&self, bytes: usize) -> bool {
+        self.used_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= self.bytes.len()
     }
 
     fn of(&self, chunk: &Chunk) -> &[u8] {
@@ -292,6 +321,32 @@ impl Content {
     fn mark_checked(&self, chunk: &Chunk) {
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         checked.insert(chunk.first, (chunk.blocks, chunk.sha256));
+    }
+}
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        self.spare.give(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Spare {
+    /// An empty buffer with room for `len` bytes, and not for many more: the cache counts content only.
+    fn take(&self, len: usize) -> Vec<u8> {
+        let kept = self.lock().pop_if(|buffer| (len..=2 * len).contains(&buffer.capacity()));
+        kept.unwrap_or_else(|| Vec::with_capacity(len))
+    }
+
+    fn give(&self, buffer: Vec<u8>) {
+        let mut kept = self.lock();
+        if kept.len() == MAX_SPARE {
+            kept.remove(0);
+        }
+        kept.push(buffer);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
