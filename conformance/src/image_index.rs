@@ -2,7 +2,7 @@
 //!
 //! Tools that copy an index rewrite it, so of an entry only `platform` and the annotation must be there.
 //!
-//! Source: design 3; image-spec 1.1, "OCI Image Index Specification".
+//! Source: docs/formats/appliance.md; image-spec 1.1, "OCI Image Index Specification".
 
 use std::collections::BTreeSet;
 

@@ -1,6 +1,6 @@
 //! The appliance's manifest with its config and policy.
 //!
-//! Source: design 3; image-spec 1.1, "OCI Image Manifest Specification"; disk-index, "Index" (annotations
+//! Source: docs/formats/appliance.md; image-spec 1.1, "OCI Image Manifest Specification"; disk-index, "Index" (annotations
 //! of the root).
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,6 +1,6 @@
 //! The catalogue: every rule that an appliance is held against, and where it is written.
 //!
-//! `design 3` is the project's design, section 3, "The appliance, on the wire"; `disk-index` is
+//! `appliance` is `docs/formats/appliance.md`, by section; `disk-index` is
 //! `docs/formats/disk-index.md`; `image-layout`, `image-index`, `manifest` and `descriptor` are documents
 //! of the OCI image specification 1.1.
 
@@ -49,29 +49,29 @@ catalogue! {
     Descriptors, "descriptors", "descriptor", "each has a media type, a digest and a size";
 
     // What a tag names.
-    IndexKind, "index-kind", "design 3, index", "schema version 2, of the media type of an image index";
-    IndexEntries, "index-entries", "design 3, index", "at least one appliance; nothing but appliances and container images";
-    IndexPlatform, "index-platform", "design 3, index", "an appliance's `platform` is unknown/unknown";
-    IndexAnnotation, "index-annotation", "design 3, index", "`dev.hullvm.platform` is linux/amd64 or linux/arm64, each once";
-    IndexArtifactType, "index-artifact-type", "design 3, index", "an entry's `artifactType`, if any, is the appliance's";
-    ContainerDisk, "container-disk", "design 3, A", "a container image comes first, is for linux, and has one tar+zstd layer";
+    IndexKind, "index-kind", "appliance 2", "schema version 2, of the media type of an image index";
+    IndexEntries, "index-entries", "appliance 2", "at least one appliance; nothing but appliances and container images";
+    IndexPlatform, "index-platform", "appliance 2", "an appliance's `platform` is unknown/unknown";
+    IndexAnnotation, "index-annotation", "appliance 2", "`dev.hullvm.platform` is linux/amd64 or linux/arm64, each once";
+    IndexArtifactType, "index-artifact-type", "appliance 2", "an entry's `artifactType`, if any, is the appliance's";
+    ContainerDisk, "container-disk", "appliance 2", "a container image comes first, is for linux, and has one tar+zstd layer";
 
     // The manifest.
-    ManifestKind, "manifest-kind", "design 3, B", "schema version 2, an image manifest with the appliance's `artifactType`";
-    ManifestConfig, "manifest-config", "design 3, B", "the config has the media type of an appliance's";
-    PolicyFirst, "policy-first", "design 3, B", "the first layer is the policy, and no other";
-    LayerTypes, "layer-types", "design 3, B", "layers are policy, disk indexes, packs, OVF or NVRAM, the last two at most once";
-    LayersOnce, "layers-once", "design 3, B", "no pack is listed twice, and no two disk indexes are for one disk";
-    DiskAnnotation, "disk-annotation", "design 3, B", "`dev.hullvm.disk` is a name of 1 to 63 lower-case letters, digits and `-`";
+    ManifestKind, "manifest-kind", "appliance 3", "schema version 2, an image manifest with the appliance's `artifactType`";
+    ManifestConfig, "manifest-config", "appliance 3", "the config has the media type of an appliance's";
+    PolicyFirst, "policy-first", "appliance 3", "the first layer is the policy, and no other";
+    LayerTypes, "layer-types", "appliance 3", "layers are policy, disk indexes, packs, OVF or NVRAM, the last two at most once";
+    LayersOnce, "layers-once", "appliance 3", "no pack is listed twice, and no two disk indexes are for one disk";
+    DiskAnnotation, "disk-annotation", "appliance 3", "`dev.hullvm.disk` is a name of 1 to 63 lower-case letters, digits and `-`";
     RootAnnotations, "root-annotations", "disk-index, Index", "`dev.hullvm.disk.root.digest` and `.size` are a digest and a size";
 
     // Config and policy.
-    ConfigCanonical, "config-canonical", "design 3, config", "canonical JSON: sorted keys, no white space, integers only";
-    ConfigVersion, "config-version", "design 3, config", "format version 1 with at least one machine";
-    ConfigDisks, "config-disks", "design 3, B", "one disk index per disk of the config, of the same size";
-    ConfigPlatform, "config-platform", "design 3, index", "the machines' architecture is the one that the index names";
-    PolicyCanonical, "policy-canonical", "design 3, policy", "canonical JSON: sorted keys, no white space, integers only";
-    PolicyVersion, "policy-version", "design 3, policy", "policy version 1, for machines of the config";
+    ConfigCanonical, "config-canonical", "appliance 4", "canonical JSON: sorted keys, no white space, integers only";
+    ConfigVersion, "config-version", "appliance 4", "format version 1 with at least one machine";
+    ConfigDisks, "config-disks", "appliance 3", "one disk index per disk of the config, of the same size";
+    ConfigPlatform, "config-platform", "appliance 2", "the machines' architecture is the one that the index names";
+    PolicyCanonical, "policy-canonical", "appliance 5", "canonical JSON: sorted keys, no white space, integers only";
+    PolicyVersion, "policy-version", "appliance 5", "policy version 1, for machines of the config";
 
     // The root of a disk index.
     RootDigest, "root-digest", "disk-index, Index", "the root has the digest in the layer's annotation";
@@ -83,7 +83,7 @@ catalogue! {
     PageCount, "page-count", "disk-index, Root", "at most the pages that the disk has";
     RootLength, "root-length", "disk-index, Root", "the root is all there";
     RootPacks, "root-packs", "disk-index, Root", "no pack twice, each of 1 to 67,108,864 bytes";
-    RootPackLayers, "root-pack-layers", "design 3, B", "each pack of a root is a layer of the manifest, with that size";
+    RootPackLayers, "root-pack-layers", "appliance 3", "each pack of a root is a layer of the manifest, with that size";
     PageOrder, "page-order", "disk-index, Root", "first blocks are multiples of 65,536, on the disk, ascending";
     PageOffsets, "page-offsets", "disk-index, Root", "each page starts where the one before, or the root, ends";
     PageLengths, "page-lengths", "disk-index, Root", "64 to 3,670,024 bytes, inside the index";
@@ -118,7 +118,7 @@ catalogue! {
     PackFrames, "pack-frames", "disk-index, Words", "zstd frames end to end and nothing else";
     PackFrameSizes, "pack-frame-sizes", "disk-index, Words", "each frame carries its content size, 1 to 256 blocks";
     PackContent, "pack-content", "disk-index, Words", "`zstd -d` reads the pack";
-    PackUse, "pack-use", "design 3, B", "each pack layer is used by a disk";
+    PackUse, "pack-use", "appliance 3", "each pack layer is used by a disk";
 
     // Against the disk it was made of.
     RawSize, "raw-size", "disk-index, Root", "the disk has the raw disk's size, up to a whole sector of 512 bytes";
