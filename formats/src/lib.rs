@@ -1,7 +1,8 @@
 //! Disk images, read and written; packs and disk indexes.
 //!
 //! Everything that can be read as a guest's disk is a [`Disk`]: a foreign image ([`image`]), or an
-//! index with anything that can fetch a range of a blob ([`packed`]).
+//! index with anything that can fetch a range of a blob ([`packed`]). [`cut`] says where a disk is best cut
+//! into chunks.
 //!
 //! Files are handed in opened. Nothing here opens a path named inside an image, allocates by an
 //! unchecked field, starts a process or uses the network.

@@ -95,8 +95,7 @@ impl Catalog {
     }
 
     pub(super) fn add_chunk(&mut self, chunk: KnownChunk) -> ChunkId {
-        let id = ChunkId::try_from(self.chunks.len())
-            .expect("a disk has at most 2^34 blocks, its packs far fewer");
+        let id = ChunkId::try_from(self.chunks.len()).expect("memory ends long before 2^32 chunks");
         self.by_digest.entry(prefix(&chunk.sha256)).or_insert(id);
         self.chunks.push(chunk);
         id

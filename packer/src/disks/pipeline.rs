@@ -147,7 +147,7 @@ pub(super) fn run(
         });
         let Packing { catalog, statistics, .. } = packing;
         match packed {
-            Ok(disks) => finish(Written { catalog, disks, statistics }, packs.finish()?),
+            Ok(disks) => Ok(finish(Written { catalog, disks, statistics }, &packs.finish()?)),
             Err(Stop::Because(error)) => Err(error),
             Err(Stop::PackWriter) => Err(packs.finish().expect_err("the thread has stopped for a reason")),
         }
@@ -155,12 +155,12 @@ pub(super) fn run(
 }
 
 /// Adds what is known once the packs are written.
-fn finish(mut written: Written, packs: WrittenPacks) -> Result<Written, WriteError> {
+fn finish(mut written: Written, packs: &WrittenPacks) -> Written {
     let statistics = &mut written.statistics;
     statistics.new_packs = packs.packs.len() as u64;
     statistics.new_pack_bytes = packs.packs.iter().map(|pack| pack.size_bytes).sum();
-    written.catalog.place_new_frames(&packs);
-    Ok(written)
+    written.catalog.place_new_frames(packs);
+    written
 }
 
 /// The thread that decides.
