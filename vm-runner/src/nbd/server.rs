@@ -13,9 +13,8 @@ use super::export::Exports;
 use super::negotiation::negotiate;
 use super::transmission::Transmission;
 
-/// Requests of one connection that are served at once. More than there are processors, because a
-/// disk may be waiting for a registry.
-const THREADS_PER_CONNECTION: usize = 8;
+/// Requests of one connection that are served at once, at most.
+const MAX_THREADS_PER_CONNECTION: usize = 8;
 
 /// Clients that a listener serves at once; more are turned away.
 const MAX_CONNECTIONS: usize = 16;
@@ -94,12 +93,20 @@ fn serve_client(stream: &UnixStream, exports: &Exports) {
         transmission.serve();
     };
     thread::scope(|scope| {
-        for _ in 1..THREADS_PER_CONNECTION {
+        for _ in 1..threads_per_connection() {
             // Fewer threads serve more slowly, and this one is there already.
             let _ = thread::Builder::new().name("nbd".into()).spawn_scoped(scope, serve);
         }
         serve();
     });
+}
+
+/// One thread for each processor, and one that takes the next request meanwhile. More of them would
+/// only take turns: a packed disk is decompressed and checked, so its readers are busy, not waiting.
+fn threads_per_connection() -> usize {
+    thread::available_parallelism()
+        .map_or(2, |processors| processors.get() + 1)
+        .min(MAX_THREADS_PER_CONNECTION)
 }
 
 /// Shuts a stream down when dropped, after a panic in a disk too: a client that is never answered
