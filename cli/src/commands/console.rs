@@ -10,7 +10,7 @@ use vm_runner::Vm;
 
 use super::logs::Printer;
 use crate::context::Context;
-use crate::error::{CommandError, Exit};
+use crate::error::CommandError;
 use crate::text;
 
 /// Ctrl-], as telnet and virsh have it.
@@ -27,15 +27,7 @@ pub(crate) struct ConsoleArgs {
 }
 
 pub(crate) fn run(context: &Context, args: &ConsoleArgs) -> Result<(), CommandError> {
-    let vm = context.vms()?.get(&args.name)?;
-    if !vm.state.status.is_alive() {
-        let status = vm.state.status.as_str();
-        return Err(CommandError::new(Exit::Failed, format_args!("the VM `{}` is {status}", args.name))
-            .hint(format!(
-                "`hull start {}` starts it; `hull logs {}` shows what it wrote",
-                args.name, args.name
-            )));
-    }
+    let vm = super::running(context, &args.name)?;
     attach(&vm).map(drop)
 }
 

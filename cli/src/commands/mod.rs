@@ -106,6 +106,17 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<ExitCode, Comma
     }
 }
 
+/// The VM called `name`, which must run.
+fn running(context: &Context, name: &str) -> Result<Vm, CommandError> {
+    let vm = context.vms()?.get(name)?;
+    if vm.state.status.is_alive() {
+        return Ok(vm);
+    }
+    let status = vm.state.status.as_str();
+    let hint = format!("`hull start {name}` starts it; `hull logs {name}` shows what it wrote");
+    Err(CommandError::new(Exit::Failed, format_args!("the VM `{name}` is {status}")).hint(hint))
+}
+
 /// Asks a VM's supervisor.
 fn ask(vm: &Vm, request: &Request) -> Result<Answer, CommandError> {
     control::ask(&vm.folder.control_socket(), request).map_err(|error| {

@@ -19,11 +19,7 @@ pub(crate) struct StatsArgs {
 }
 
 pub(crate) fn run(context: &Context, args: &StatsArgs) -> Result<(), CommandError> {
-    let vm = context.vms()?.get(&args.name)?;
-    if !vm.state.status.is_alive() {
-        let status = vm.state.status.as_str();
-        return Err(CommandError::new(Exit::Failed, format_args!("the VM `{}` is {status}", args.name)));
-    }
+    let vm = super::running(context, &args.name)?;
     let Answer::Stats(stats) = super::ask(&vm, &Request::Stats)? else {
         return Err(CommandError::new(Exit::Failed, "the VM's supervisor answered something else"));
     };

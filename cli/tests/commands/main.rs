@@ -6,6 +6,9 @@
 #![expect(clippy::print_stderr, reason = "a test that skips says so")]
 
 mod bad_input;
+mod drill;
+mod exchange;
 mod help;
 mod pack;
+mod run;
 mod support;

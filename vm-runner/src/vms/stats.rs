@@ -22,7 +22,8 @@ pub struct Stats {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FirewallCounter {
-    /// `ingress` or `egress` for a rule, `denied` for a reason to drop.
+    /// `ingress` or `egress` for what a rule allowed, `over rate` for what it allowed but for its rate,
+    /// `dropped` for a reason to drop.
     pub kind: String,
     /// The rule's name, or the reason.
     pub name: String,

@@ -116,11 +116,10 @@ fn a_user_without_rights_is_told_who_may() {
 
 #[test]
 fn names_and_ports_that_are_taken_stay_with_who_has_them() {
-    if !is_root() || !installed(&PROGRAMS) {
-        return;
-    }
-    let host = host_with_appliance();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let Some(host) = Host::for_vms() else { return };
+    author(&host, "a", &boot());
+    host.ok("pack a -t web:1");
+    let listener = host.world().inside(None, || TcpListener::bind("127.0.0.1:0").unwrap());
     let taken = listener.local_addr().unwrap();
     let publish = format!("run -d -p {}:80 web:1", taken.port());
     host.run(&publish).fails(125, &["`http`", &taken.to_string(), "already in use", "--publish"]);

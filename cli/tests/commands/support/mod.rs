@@ -5,7 +5,9 @@ pub(crate) mod disks;
 pub(crate) mod registry;
 pub(crate) mod small_disk;
 pub(crate) mod source;
+pub(crate) mod vm;
 pub(crate) mod wait;
+pub(crate) mod world;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -15,6 +17,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use self::world::World;
+
 /// What a person's search path is on Debian, the administrators' folders included.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -23,6 +27,7 @@ const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 pub(crate) struct Host {
     folder: tempfile::TempDir,
     home: PathBuf,
+    world: Option<World>,
 }
 
 /// A command that has ended.
@@ -38,7 +43,22 @@ impl Host {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let home = folder.path().join("hull");
-        Self { folder, home }
+        Self { folder, home, world: None }
+    }
+
+    /// A host that can run VMs, in a world of its own; `None`, and says why, where there can be none.
+    pub(crate) fn for_vms() -> Option<Self> {
+        if !is_root() || !installed(&["qemu-system-x86_64", "nft", "ip", "nsenter"]) {
+            return None;
+        }
+        let mut host = Self::new();
+        host.world = Some(World::new()?);
+        Some(host)
+    }
+
+    /// Its network.
+    pub(crate) fn world(&self) -> &World {
+        self.world.as_ref().expect("the host was made for VMs")
     }
 
     /// A folder that goes with the host.
@@ -53,7 +73,11 @@ impl Host {
 
     /// `hull` with nothing of the test's environment but what is written here.
     pub(crate) fn hull<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hull"));
+        const HULL: &str = env!("CARGO_BIN_EXE_hull");
+        let mut command = match &self.world {
+            Some(world) => world.command(HULL, self.folder()),
+            None => Command::new(HULL),
+        };
         command.args(arguments).current_dir(self.folder());
         self.clean(&mut command);
         command
