@@ -2,6 +2,8 @@
 
 use std::{fmt, io};
 
+use appliance::manifest::ManifestError;
+
 /// How a command ends, as a number that scripts can tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -38,6 +40,10 @@ const FULL: &str = "the disk is full: `hull rmi` and `hull rm` free space, or se
 /// What to do about damage in the local store.
 pub(crate) const DAMAGED: &str =
     "the local copy is incomplete or damaged: `hull rmi` it, then `hull pull` or `hull pack` it anew";
+
+/// What to do about an appliance that is there for other platforms only.
+pub(crate) const OTHER_PLATFORM: &str =
+    "only a host of that platform runs it; `hull pull --platform` fetches it all the same";
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -112,6 +118,9 @@ impl From<packer::ContentsError> for CommandError {
     fn from(error: packer::ContentsError) -> Self {
         match error {
             packer::ContentsError::Store(error) => error.into(),
+            packer::ContentsError::Manifest { source: source @ ManifestError::NoPlatform { .. }, .. } => {
+                Self::from_error(Exit::NotFound, source).hint(OTHER_PLATFORM)
+            }
             error => Self::from_error(Exit::Failed, error).hint(
                 "`hull inspect` shows what an appliance is for; one that a newer hull packed may need a newer hull",
             ),

@@ -20,6 +20,8 @@ pub(crate) fn admit(policy: &Policy) -> Result<(), CommandError> {
     let system = rustix::system::uname();
     let circumstances =
         Circumstances { host: &system.nodename().to_string_lossy(), today: &vm_runner::day_of(unix_now_s()) };
-    vm_runner::admit(policy, circumstances)
-        .map_err(|refusal| CommandError::from_error(Exit::Refused, refusal))
+    vm_runner::admit(policy, circumstances).map_err(|refusal| {
+        CommandError::from_error(Exit::Refused, refusal)
+            .hint("its author wrote so, under `policy` in hull.toml; only another version of it can differ")
+    })
 }

@@ -5,12 +5,13 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use appliance::manifest::ManifestError;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use registry_client::credentials::{CredentialFile, CredentialFiles};
 use registry_client::{Client, ClientError, ClientOptions, Event, Plan, Progress, RequestError};
 
 use crate::environment;
-use crate::error::{CommandError, Exit};
+use crate::error::{CommandError, Exit, OTHER_PLATFORM};
 use crate::text;
 
 /// How a registry is spoken to.
@@ -168,9 +169,12 @@ impl From<registry_client::PullError> for CommandError {
             | registry_client::PullError::WrongSize { .. }
             | registry_client::PullError::TooLong { .. } => Self::from_error(Exit::Failed, error)
                 .hint("the registry's copy is damaged; push the appliance there again"),
+            registry_client::PullError::Manifest { source: ManifestError::NoPlatform { .. }, .. } => {
+                Self::from_error(Exit::NotFound, error).hint(OTHER_PLATFORM)
+            }
             registry_client::PullError::Manifest { .. } | registry_client::PullError::Document { .. } => {
                 Self::from_error(Exit::Failed, error)
-                    .hint("hull runs what `hull pack` made, for the platform that `--platform` names")
+                    .hint("hull pulls what `hull pack` made and nothing else")
             }
             error => transfer_error(exit_of(error.request()), error),
         }

@@ -8,7 +8,7 @@ use packer::Contents;
 use vm_runner::nbd::{Export, Exports, Listener};
 
 use crate::context::Context;
-use crate::error::{CommandError, Exit, OrExit as _};
+use crate::error::{CommandError, Exit};
 use crate::text;
 
 /// Offer a disk of an appliance over NBD, read-only, until interrupted
@@ -49,7 +49,9 @@ pub(crate) fn run(context: &Context, args: &NbdArgs) -> Result<(), CommandError>
     }
     let mut signals =
         signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
-    let listener = Listener::bind(&args.socket, Exports::new(exports)).or_exit(Exit::Failed)?;
+    let listener = Listener::bind(&args.socket, Exports::new(exports)).map_err(|error| {
+        CommandError::from_error(Exit::Failed, error).hint("`--socket` is a path where nothing is yet")
+    })?;
     for name in names {
         text::result(format_args!("nbd+unix:///{name}?socket={}", args.socket.display()));
     }

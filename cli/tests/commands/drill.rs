@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 
 use rustix::process::Signal;
 
-use crate::support::disks::boot;
+use crate::support::disks::{boot, noise};
 use crate::support::registry::Guard;
 use crate::support::source::{author, edit};
 use crate::support::vm::{Vm, kill, send};
@@ -162,6 +162,19 @@ fn a_vm_that_is_being_removed_when_that_is_killed_is_gone_with_the_next_command(
     assert_eq!(host.ok("ps --all --json"), "[]");
     assert_eq!(files(&host.home().join("vms")).len(), 0);
     assert_eq!(files(&host.home().join("store/pins")).len(), 0);
+}
+
+#[test]
+fn a_pack_that_is_killed_leaves_nothing_half_written() {
+    let host = Host::new();
+    author(&host, "a", &noise(1, 32 << 20));
+    let pack = host.hull(["pack", "a", "-t", "web:1"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn();
+    let pack = Guard(pack.unwrap());
+    until("it writes", || (!host.half_written().is_empty()).then_some(()));
+    drop(pack);
+    assert!(host.references().is_empty());
+    assert_eq!((host.half_written().len(), host.damaged().len()), (0, 0));
+    host.ok("pack a -t web:1");
 }
 
 #[test]

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use appliance::{Digest, media_type};
 use serde_json::Value;
 
 use crate::support::disks::{boot, convert, noise};
+use crate::support::registry::Guard;
 use crate::support::source::{author, edit};
 use crate::support::{Done, Host, files, installed};
 
@@ -222,6 +224,35 @@ fn without_digests(text: &str) -> String {
     };
     let line = |line: &str| line.split(' ').map(word).collect::<Vec<_>>().join(" ");
     text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn what_an_author_wrote_cannot_drive_the_terminal() {
+    let host = Host::new();
+    let folder = author(&host, "a", &boot());
+    edit(&folder, "title = \"", "title = \"\\u001b[2J\\u009b1m\\n");
+    host.ok("pack a -t drill:1");
+    let shown = host.ok("inspect drill:1");
+    assert!(shown.contains(r"\u{1b}[2J\u{9b}1m\nA sector"), "{shown}");
+}
+
+#[test]
+fn a_disk_is_served_to_other_programs_without_being_unpacked() {
+    if !installed(&["qemu-img"]) {
+        return;
+    }
+    let host = Host::new();
+    let folder = author(&host, "a", &noise(1, 3 << 20));
+    host.ok("pack a -t web:1");
+    let mut serve = host.hull(["nbd", "web:1", "--socket", "disk.socket"]);
+    let mut serve = Guard(serve.stdout(Stdio::piped()).spawn().unwrap());
+    let mut address = String::new();
+    BufReader::new(serve.0.stdout.take().unwrap()).read_line(&mut address).unwrap();
+    assert_eq!(address, "nbd+unix:///root?socket=disk.socket\n");
+    let mut compare = Command::new("qemu-img");
+    host.clean(compare.args(["compare", "disk.raw", "nbd+unix:///root?socket=../disk.socket"]));
+    Done::of(compare.current_dir(&folder)).ok();
+    host.run("nbd web:1 --socket disk.socket").fails(1, &["disk.socket", "in use"]);
 }
 
 #[test]

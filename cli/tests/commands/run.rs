@@ -1,6 +1,6 @@
 //! A real guest behind its firewall: `run`, `ps`, `stats`, `logs`, `stop`, `start`, `rm`.
 //!
-//! One test, for booting takes the time. The guest is Linux with a web server; what answers on its
+//! One test that boots, for that takes the time. The guest is Linux with a web server; what answers on its
 //! ports is written in `testkit/guest/init`.
 
 use std::fs;
@@ -14,7 +14,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 use testkit::guest;
 
+use crate::support::disks::boot;
 use crate::support::registry::Guard;
+use crate::support::source::author;
 use crate::support::vm::{Vm, send};
 use crate::support::world::World;
 use crate::support::{Host, wait};
@@ -95,6 +97,26 @@ fn a_guest_boots_behind_its_firewall_and_keeps_what_it_wrote() {
     assert_eq!(host.ok("ps --all --json"), "[]");
     assert_eq!(host.world().state(), before);
     assert_eq!((vm.qemu(), other.qemu(), other.supervisor()), (None, None, None));
+}
+
+#[test]
+fn a_guest_that_does_not_get_well_is_not_ready() {
+    let Some(host) = Host::for_vms() else { return };
+    let folder = author(&host, "a", &boot());
+    let hull_toml = fs::read_to_string(folder.join("hull.toml")).unwrap();
+    let health = "[policy.health]\ncheck = { tcp = 80 }\nstart-period = \"1ms\"\nretries = 1\n\
+                  [[volume]]\nname = \"data\"\nsize = \"1GiB\"\n";
+    fs::write(folder.join("hull.toml"), format!("{hull_toml}\n{health}")).unwrap();
+    host.ok("pack a -t sick:1");
+    let vm = Vm::of(&host, "sick");
+    let line = format!("run -d --name {} sick:1", vm.name);
+    host.run(&line).fails(1, &[&vm.name, "not ready", "health check fails", "hull logs", "hull stats"]);
+    assert_eq!(host.vm(&vm.name)["state"]["status"], "unhealthy");
+    host.ok(&format!("kill {}", vm.name));
+    assert_eq!(host.vm(&vm.name)["state"]["status"], "stopped");
+    host.ok(&format!("rm {}", vm.name));
+    let volume = host.home().join("volumes").join(&vm.name).join("data.qcow2");
+    assert!(volume.is_file(), "volumes survive what they were made for");
 }
 
 /// A host with the appliance `guest:1`.

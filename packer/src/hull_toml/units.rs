@@ -3,7 +3,7 @@
 /// What [`size`] accepts.
 pub(super) const SIZE: &str = "a size such as \"512MiB\" or \"10GiB\", in whole sectors of 512 bytes";
 /// What [`duration_ms`] accepts.
-pub(super) const DURATION: &str = "a time such as \"500ms\", \"10s\", \"2m\" or \"1h\", at most 7 days";
+pub(super) const DURATION: &str = "a time such as \"500ms\", \"10s\", \"2m\" or \"1h\", from 1 ms to 7 days";
 /// What [`guest_url`] accepts.
 pub(super) const GUEST_URL: &str = "a port and path of the guest such as \"http://:80/healthz\"";
 

@@ -1,7 +1,9 @@
 //! References and VMs that are not what they should be, or are not there.
 
+use std::fs;
+
 use crate::support::disks::boot;
-use crate::support::source::author;
+use crate::support::source::{author, edit};
 use crate::support::{Done, Host};
 
 /// `line` fails with `code` and `words`, on a host with the appliance `web:1` and no VM.
@@ -52,6 +54,46 @@ fn vms_are_refused_or_not_found() {
     check(&host, "run -d -p 0:80 web:1", 2, &["`0:80`", "8080:80"]);
     check(&host, "run -d --rm web:1", 2, &["--rm", "--detach"]);
     assert_eq!(host.json("ps --all --json").as_array().unwrap().len(), 0);
+}
+
+/// The appliance of `source` with `more` at the end of its hull.toml does not run here.
+#[track_caller]
+fn check_admission(more: &str, code: i32, words: &[&str]) {
+    let host = Host::new();
+    let folder = author(&host, "a", &boot());
+    let hull_toml = folder.join("hull.toml");
+    let text = fs::read_to_string(&hull_toml).unwrap();
+    fs::write(hull_toml, format!("{text}\n{more}\n")).unwrap();
+    host.ok("pack a -t web:1");
+    check(&host, "run -d web:1", code, words);
+    assert_eq!(host.ok("ps --all --json"), "[]");
+}
+
+#[test]
+fn what_the_policy_forbids_does_not_run() {
+    check_admission("[policy.lifecycle]\nexpires = 2020-01-01", 3, &["expired on 2020-01-01", "hull.toml"]);
+    check_admission(
+        "[policy.placement]\nhosts = [\"elsewhere.example\"]",
+        3,
+        &["elsewhere.example", "this host"],
+    );
+    let trust = "[policy.trust]\nsignatures = { require = 1, keys = [\"ed25519:abc\"] }";
+    check_admission(trust, 3, &["1 of its keys", "cannot verify"]);
+}
+
+#[test]
+fn what_an_appliance_has_not_got_is_said() {
+    let host = Host::new();
+    let folder = author(&host, "a", &boot());
+    edit(&folder, "[machine]", "[machine]\narch = \"arm64\"");
+    host.ok("pack a -t foreign:1");
+    check(&host, "run -d foreign:1", 4, &["linux/amd64", "linux/arm64", "--platform"]);
+    let machines = "[appliance]\nname = \"two\"\nversion = \"1\"\n[machines.db]\nmemory = \"64MiB\"\n\
+                    [machines.web]\nmemory = \"64MiB\"\n";
+    fs::write(folder.join("hull.toml"), machines).unwrap();
+    host.ok("pack a -t two:1");
+    check(&host, "run -d two:1", 2, &["several machines", "db, web", "--machine"]);
+    check(&host, "run -d --machine dbb two:1", 4, &["no machine `dbb`", "db, web"]);
 }
 
 #[test]
