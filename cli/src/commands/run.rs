@@ -6,7 +6,9 @@ use std::str::FromStr;
 
 use appliance::{Digest, Reference};
 use packer::Contents;
-use vm_runner::{PublishAt, Spec, VmError, VmFolder, VmLock, Vms, free_name, new_id, unix_now_s};
+use vm_runner::{
+    AccelRequest, PublishAt, Spec, VmError, VmFolder, VmLock, Vms, free_name, new_id, unix_now_s,
+};
 
 use super::{pull, start};
 use crate::context::Context;
@@ -97,18 +99,17 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<ExitCode, Command
         reference: args.reference.clone(),
         manifest: platform.manifest_blob.digest,
         machine: machine.to_owned(),
-        accel: args.accel.as_str().to_owned(),
+        accel: args.accel.into(),
         publish,
         created_unix_s: unix_now_s(),
     };
     let (folder, lock) = create(&vms, &mut spec, args.name.is_none())?;
     drop(hold);
     let started = start::start(context, &spec, &folder, lock, args.detach);
-    if let Err(error) = &started
-        && error.exit == Exit::NotStarted
-    {
-        // It never ran, so nothing is lost with it, and its name is free again.
-        vms.remove(&spec.name)?;
+    if started.is_err() && folder.state().is_ok_and(|state| !state.has_run) {
+        // Its guest never ran, so nothing is lost with it, and its name is free again. Whatever stops
+        // its removal, the first error is the one to tell.
+        let _ = vms.remove(&spec.name);
     }
     let exit = started?;
     if args.rm {
@@ -158,12 +159,12 @@ fn choose_machine<'a>(platform: &'a packer::Platform, wanted: Option<&str>) -> R
     }
 }
 
-impl AccelArg {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
+impl From<AccelArg> for AccelRequest {
+    fn from(accel: AccelArg) -> Self {
+        match accel {
+            AccelArg::Auto => Self::Auto,
+            AccelArg::Kvm => Self::Kvm,
+            AccelArg::Tcg => Self::Tcg,
         }
     }
 }

@@ -62,24 +62,28 @@ pub(super) fn start(
     let is_checked = platform.policy.machine(&spec.machine).health.is_some();
     let mut supervisor = spawn_supervisor(folder, lock)?;
     let told = BufReader::new(supervisor.stdout.take().expect("it was asked for"));
-    let mut listening = Listening { told, supervisor, folder, name: &spec.name };
+    let (folder, name) = (folder.clone(), spec.name.clone());
+    let mut listening = Listening { told, supervisor, folder: folder.clone(), name, has_run: false };
     listening.until(Status::Running)?;
+    listening.has_run = true;
     say_how(&folder.state()?);
     if detach {
         if is_checked {
-            text::say("The guest boots behind its firewall; waiting until it is ready.");
+            text::say("The guest boots; waiting until it is ready.");
             listening.until(Status::Ready)?;
         }
         text::result(&spec.name);
         return Ok(ExitCode::SUCCESS);
     }
-    stop_on_signals(folder)?;
+    stop_on_signals(&folder)?;
     let vm = context.vms()?.get(&spec.name)?;
+    // The supervisor must not wait for us to hear what it tells while we are at the console.
+    let ending = thread::spawn(move || listening.until(Status::Stopped));
     if console::attach(&vm)? == Attachment::Detached {
         text::say(format_args!("\nDetached. `hull console {}` attaches again.", spec.name));
         return Ok(ExitCode::SUCCESS);
     }
-    listening.until(Status::Stopped)?;
+    ending.join().expect("listening does not panic")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -130,14 +134,16 @@ fn stop_on_signals(folder: &VmFolder) -> Result<(), CommandError> {
 
 /// A supervisor of ours, and the other end of its stdout.
 #[derive(Debug)]
-struct Listening<'a, R> {
+struct Listening<R> {
     told: R,
     supervisor: Child,
-    folder: &'a VmFolder,
-    name: &'a str,
+    folder: VmFolder,
+    name: String,
+    /// Whether the guest has been let run.
+    has_run: bool,
 }
 
-impl<R: BufRead> Listening<'_, R> {
+impl<R: BufRead> Listening<R> {
     /// Waits until the VM is what is `wanted`. Where it has ended, nothing of it is left when this
     /// returns, its supervisor included.
     ///
@@ -162,7 +168,7 @@ impl<R: BufRead> Listening<'_, R> {
                     _ => {}
                 },
                 Ok(Told::Error { message, hint }) => {
-                    let error = CommandError::new(Exit::NotStarted, message);
+                    let error = CommandError::new(self.exit(), message);
                     end = Some(Err(CommandError { hint, ..error }));
                 }
                 Err(_) => {}
@@ -194,11 +200,12 @@ impl<R: BufRead> Listening<'_, R> {
             .hint(format!("`hull logs {}` shows its console", self.name))
     }
 
+    fn exit(&self) -> Exit {
+        if self.has_run { Exit::Failed } else { Exit::NotStarted }
+    }
+
     fn gone(&self) -> CommandError {
-        CommandError::new(
-            Exit::NotStarted,
-            format_args!("the supervisor of `{}` ended without a word", self.name),
-        )
-        .hint(format!("it may have said why in {}", self.folder.supervisor_log().display()))
+        CommandError::new(self.exit(), format_args!("the supervisor of `{}` ended without a word", self.name))
+            .hint(format!("it may have said why in {}", self.folder.supervisor_log().display()))
     }
 }

@@ -15,7 +15,7 @@ pub(crate) struct StopArgs {
     #[arg(required = true)]
     names: Vec<String>,
     /// Time for the guest, in seconds
-    #[arg(long, short, default_value_t = 60)]
+    #[arg(long, short, default_value_t = 60, value_parser = clap::value_parser!(u64).range(..=86_400))]
     time: u64,
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use packer::Platform;
 use vm_runner::net::{NetError, ProgramError};
-use vm_runner::{AccelRequest, Launch, LaunchError, Qemu, SuperviseError, VmFolder};
+use vm_runner::{Launch, LaunchError, Qemu, SuperviseError, VmFolder};
 
 use super::start::Told;
 use crate::context::Context;
@@ -25,6 +25,7 @@ pub(crate) struct SuperviseArgs {
 }
 
 pub(crate) fn run(context: &Context, args: &SuperviseArgs) -> Result<ExitCode, CommandError> {
+    vm_runner::close_inherited_files();
     // The terminal that started the VM may go; the VM stays. Refused only to a leader, who needs none.
     let _ = rustix::process::setsid();
     let supervised = prepare(context, args).and_then(|launch| {
@@ -56,12 +57,7 @@ fn prepare(context: &Context, args: &SuperviseArgs) -> Result<Launch, CommandErr
         .map(|disk| registry_client::open_disk(&store, &platform.manifest, &disk.name).map(Arc::from))
         .collect::<Result<_, _>>()?;
     let volumes = context.home.join("volumes").join(&spec.name);
-    let accel = match spec.accel.as_str() {
-        "kvm" => AccelRequest::Kvm,
-        "tcg" => AccelRequest::Tcg,
-        _ => AccelRequest::Auto,
-    };
-    Ok(Launch { folder, spec, machine, policy, disks, volumes, accel })
+    Ok(Launch { folder, spec, machine, policy, disks, volumes })
 }
 
 /// What to do about a program that is missing.
@@ -79,6 +75,12 @@ impl From<SuperviseError> for CommandError {
         let hint = match &error {
             SuperviseError::Launch(LaunchError::Accel(_)) => {
                 Some("`--accel auto` falls back to a translator")
+            }
+            SuperviseError::Launch(LaunchError::VolumeOwner { .. }) => {
+                Some("choose another `--name`, or move the volumes away")
+            }
+            SuperviseError::Launch(LaunchError::VolumeSize { .. }) => {
+                Some("`qemu-img resize` changes a volume's size")
             }
             SuperviseError::Launch(LaunchError::Network(error)) => match error {
                 NetError::Publish(_) => Some("`--publish` chooses another address or port of this host"),

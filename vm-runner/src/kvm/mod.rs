@@ -3,20 +3,23 @@
 //! That the device opens proves nothing: there are hosts where it does, where virtual machines and
 //! processors can be made, and where a stock guest is interpreted or stops at its first breakpoint.
 //! So the [`probe`] runs a small program that does what every operating system does, and believes
-//! nothing else. What it never does: take more than 200 ms, or need more rights than to open the device.
+//! nothing else. The guest has 100 ms and is stopped then; a kernel that is slow to set a machine up, on
+//! an overloaded host, is waited for longer. It never needs more rights than to open the device.
 
 #[cfg(target_arch = "x86_64")]
 mod guest;
 mod probe;
 
 use appliance::Arch;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::Accel;
 
 pub use probe::{KvmUnusable, open, probe};
 
 /// Which accelerator the user wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum AccelRequest {
     /// KVM where the probe passes, TCG otherwise.
     #[default]

@@ -78,7 +78,7 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Answer, ControlError> {
         UnixStream::connect(socket).map_err(|source| ControlError::Unreachable { path, source })?;
     // The guest's own time, and some for the supervisor to end what does not end by itself.
     let patience = match request {
-        Request::Stop { timeout_s } => Duration::from_secs(timeout_s + 30),
+        Request::Stop { timeout_s } => Duration::from_secs(timeout_s.saturating_add(30)),
         _ => Duration::from_secs(30),
     };
     let answered = (|| {

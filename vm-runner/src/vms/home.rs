@@ -4,7 +4,7 @@
 //! vms/<name>/
 //!   lock            held by the supervisor for life; it inherits it, so there is no moment without
 //!   spec.json       what the VM is
-//!   state.json      how it is; replaced whole
+//!   state.json      how it is; replaced whole, by state.json.spare
 //!   events.jsonl    what happened to it
 //!   serial.log      what the guest wrote to its console
 //!   supervisor.log  what the supervisor has to say when nobody listens
@@ -18,13 +18,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use blob_store::LocalStore;
-use rustix::fs::FlockOperation;
+use rustix::fs::{CWD, FlockOperation, RenameFlags};
 
 use super::state::{Event, Spec, State, Status, unix_now_s};
 
@@ -50,6 +50,15 @@ pub struct Vm {
     pub state: State,
     /// Where its files are.
     pub folder: VmFolder,
+}
+
+/// All VMs, as they were found.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Those that can be told about, in order of their names.
+    pub vms: Vec<Vm>,
+    /// Names of those that cannot, with what is wrong with them.
+    pub damaged: Vec<(String, VmError)>,
 }
 
 /// A VM's files.
@@ -168,18 +177,27 @@ impl Vms {
         made
     }
 
-    /// All VMs in order of their names. Cleans up after those whose supervisor was killed.
+    /// All VMs. Cleans up after those whose supervisor was killed. One that cannot be told about does
+    /// not hide the others.
     ///
     /// # Errors
     ///
-    /// [`VmError`], also where cleaning up failed.
-    pub fn list(&self) -> Result<Vec<Vm>, VmError> {
+    /// [`VmError::Io`] where the folder of all VMs cannot be read.
+    pub fn list(&self) -> Result<Listing, VmError> {
         self.remove_left_over()?;
-        let mut names = self.entries()?;
-        names.retain(|name| !name.starts_with('.'));
-        let found = names.iter().map(|name| self.get(name));
-        // One that is removed meanwhile is not there.
-        found.filter(|vm| !matches!(vm, Err(VmError::Unknown { .. }))).collect()
+        let mut listing = Listing::default();
+        for name in self.entries()? {
+            if name.starts_with('.') {
+                continue;
+            }
+            match self.get(&name) {
+                Ok(vm) => listing.vms.push(vm),
+                // It was removed meanwhile.
+                Err(VmError::Unknown { .. }) => {}
+                Err(error) => listing.damaged.push((name, error)),
+            }
+        }
+        Ok(listing)
     }
 
     /// The VM called `name`. Cleans up after it if its supervisor was killed.
@@ -194,7 +212,13 @@ impl Vms {
         if !path.is_dir() {
             return Err(unknown());
         }
-        let spec: Spec = read(&path.join("spec.json"))?;
+        let spec: Spec = match read(&path.join("spec.json")) {
+            // It was removed between the two looks.
+            Err(VmError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound && !path.exists() => {
+                return Err(unknown());
+            }
+            spec => spec?,
+        };
         let folder = self.folder_of(&spec);
         let mut state = folder.state()?;
         if state.status.is_alive()
@@ -216,16 +240,30 @@ impl Vms {
     ///
     /// [`VmError::Alive`] where it runs, [`VmError::Unknown`], [`VmError::Io`].
     pub fn remove(&self, name: &str) -> Result<(), VmError> {
-        let vm = self.get(name)?;
+        let vm = match self.get(name) {
+            Err(VmError::Malformed { .. }) => return self.remove_damaged(name),
+            vm => vm?,
+        };
         let _lock = self.lock(&vm)?;
-        let _changing = self.changing(FlockOperation::LockShared)?;
         vm.folder.remove_runtime()?;
-        // Hidden first, so that nobody finds half a VM should this be interrupted.
-        let hidden = self.folder.join(format!(".{}", vm.spec.id));
-        fs::rename(&vm.folder.path, &hidden).during("remove", &vm.folder.path)?;
-        fs::remove_dir_all(&hidden).during("remove", &hidden)?;
-        self.store.unpin(&vm.spec.id)?;
-        Ok(())
+        self.remove_folder(&vm.folder.path, &vm.spec.id)?;
+        Ok(self.store.unpin(&vm.spec.id)?)
+    }
+
+    /// Removes a VM of which nobody can tell any more what it was. What it pins in the store stays.
+    fn remove_damaged(&self, name: &str) -> Result<(), VmError> {
+        let folder = VmFolder { path: self.folder.join(name), runtime: PathBuf::new() };
+        let alive = || VmError::Alive { name: name.to_owned(), status: Status::Running };
+        let _lock = folder.try_lock()?.ok_or_else(alive)?;
+        self.remove_folder(&folder.path, &new_id())
+    }
+
+    /// Hidden first, so that nobody finds half a VM should this be interrupted.
+    fn remove_folder(&self, path: &Path, id: &str) -> Result<(), VmError> {
+        let _changing = self.changing(FlockOperation::LockShared)?;
+        let hidden = self.folder.join(format!(".{id}"));
+        fs::rename(path, &hidden).during("remove", path)?;
+        fs::remove_dir_all(&hidden).during("remove", &hidden)
     }
 
     /// Takes the lock of a VM that does not run, to start it again.
@@ -296,11 +334,14 @@ impl Vms {
         if let Some(qemu) = state.qemu {
             qemu.kill();
         }
-        crate::net::Network::cleanup(&spec.id).map_err(VmError::Network)?;
+        // Only root makes networks, so nobody else's VM has one.
+        if rustix::process::geteuid().is_root() {
+            crate::net::Network::cleanup(&spec.id).map_err(VmError::Network)?;
+        }
         folder.remove_runtime()?;
-        let reason = match state.qemu {
-            Some(_) => "its supervisor was killed; QEMU and its network were cleaned up",
-            None => "its supervisor was killed while it started",
+        let reason = match state.status {
+            Status::Starting => "its supervisor was killed while it started",
+            _ => "its supervisor was killed; QEMU and its network were cleaned up",
         };
         let state = State {
             status: Status::Failed,
@@ -310,7 +351,8 @@ impl Vms {
             ports: Vec::new(),
             ..state
         };
-        folder.record(&state)?;
+        // Where it cannot be written down it is true all the same, and the next one to look finds it out anew.
+        let _ = folder.record(&state);
         Ok(state)
     }
 
@@ -374,13 +416,31 @@ impl VmFolder {
         read(&self.path.join("state.json"))
     }
 
-    /// Writes down how the VM is, whole and durably.
+    /// Writes down how the VM is, whole and durably; also on a full disk, once it was written before.
+    ///
+    /// There are two files, each with blocks of its own: the spare one is overwritten in place, then they
+    /// exchange their names.
     ///
     /// # Errors
     ///
     /// [`VmError::Io`]; what was written before is then still there.
     pub fn record(&self, state: &State) -> Result<(), VmError> {
-        write(&self.path.join("state.json"), state)
+        let (path, spare) = (self.path.join("state.json"), self.path.join("state.json.spare"));
+        let mut bytes = serde_json::to_vec_pretty(state).expect("our own types serialise");
+        // White space after the document is none of its content, and keeps the file's blocks its own.
+        bytes.resize(bytes.len().next_multiple_of(STATE_FILE_BYTES), b'\n');
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&spare);
+        let file = opened.during("open", &spare)?;
+        file.write_all_at(&bytes, 0)
+            .and_then(|()| file.set_len(bytes.len() as u64))
+            .and_then(|()| file.sync_all())
+            .during("write", &spare)?;
+        let exchange = rustix::fs::renameat_with(CWD, &spare, CWD, &path, RenameFlags::EXCHANGE);
+        match exchange {
+            Ok(()) => Ok(()),
+            // The first time there is nothing to exchange it with, and not every file system can.
+            Err(_) => fs::rename(&spare, &path).during("replace", &path),
+        }
     }
 
     /// Adds a line to the VM's events.
@@ -389,7 +449,11 @@ impl VmFolder {
     ///
     /// [`VmError::Io`].
     pub fn record_event(&self, event: &Event) -> Result<(), VmError> {
+        const MAX_EVENTS_BYTES: u64 = 1 << 20;
         let path = self.path.join("events.jsonl");
+        if fs::metadata(&path).is_ok_and(|metadata| metadata.len() >= MAX_EVENTS_BYTES) {
+            fs::rename(&path, path.with_extension("jsonl.1")).during("rename", &path)?;
+        }
         let mut line = serde_json::to_vec(event).expect("an event serialises");
         line.push(b'\n');
         let mut file =
@@ -449,14 +513,20 @@ impl VmLock {
 }
 
 /// A name for a VM that does not clash with one of `taken`: `wanted`, or `wanted-2` and so on.
-pub fn free_name(wanted: &str, taken: &[Vm]) -> String {
-    let is_taken = |name: &str| taken.iter().any(|vm| vm.spec.name == name);
+pub fn free_name(wanted: &str, taken: &Listing) -> String {
+    let is_taken = |name: &str| {
+        taken.vms.iter().any(|vm| vm.spec.name == name)
+            || taken.damaged.iter().any(|(damaged, _)| damaged == name)
+    };
     let numbered = (2_u32..).map(|number| format!("{wanted}-{number}"));
     std::iter::once(wanted.to_owned())
         .chain(numbered)
         .find(|name| !is_taken(name))
         .expect("numbers do not end")
 }
+
+/// The files that hold the state have a multiple of this size: what file systems give out at a time.
+const STATE_FILE_BYTES: usize = 4096;
 
 /// Eight random hex digits.
 ///
@@ -525,14 +595,14 @@ mod tests {
             reference: "web".parse().unwrap(),
             manifest: appliance::Digest::sha256(b"manifest"),
             machine: "web".into(),
-            accel: "auto".into(),
+            accel: crate::AccelRequest::Auto,
             publish: Vec::new(),
             created_unix_s: 1,
         }
     }
 
     fn names(vms: &Vms) -> Vec<String> {
-        vms.list().unwrap().into_iter().map(|vm| vm.spec.name).collect()
+        vms.list().unwrap().vms.into_iter().map(|vm| vm.spec.name).collect()
     }
 
     #[test]
@@ -573,7 +643,7 @@ mod tests {
         }
         let (_folder, vms) = vms();
         let (folder, lock) = vms.create(&spec("web")).unwrap();
-        let running = State { status: Status::Running, ..State::default() };
+        let running = State { status: Status::Starting, ..State::default() };
         folder.record(&running).unwrap();
         folder.make_runtime().unwrap();
         assert_eq!(vms.get("web").unwrap().state, running, "its lock is held");
@@ -583,6 +653,32 @@ mod tests {
         assert_eq!(found.state.reason.as_deref(), Some("its supervisor was killed while it started"));
         assert!(!folder.runtime().exists());
         assert_eq!(vms.get("web").unwrap().state, found.state);
+    }
+
+    #[test]
+    fn a_damaged_vm_hides_no_other_and_can_be_removed() {
+        let (folder, vms) = vms();
+        drop(vms.create(&spec("web")).unwrap());
+        drop(vms.create(&spec("bad")).unwrap());
+        fs::write(folder.path().join("vms/bad/spec.json"), "{").unwrap();
+        let listing = vms.list().unwrap();
+        assert_eq!(listing.vms.len(), 1);
+        assert_eq!(listing.damaged[0].0, "bad");
+        assert_eq!(free_name("bad", &listing), "bad-2");
+        vms.remove("bad").unwrap();
+        assert_eq!(fs::read_dir(folder.path().join("vms")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_state_is_always_one_that_was_recorded() {
+        let (_folder, vms) = vms();
+        let (folder, _lock) = vms.create(&spec("web")).unwrap();
+        let reasons = [None, Some("x".repeat(9000)), Some("short".to_owned())];
+        for reason in reasons {
+            let state = State { reason, ..State::default() };
+            folder.record(&state).unwrap();
+            assert_eq!(folder.state().unwrap(), state);
+        }
     }
 
     #[test]

@@ -5,10 +5,11 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use appliance::policy::{DiskLimits, MachinePolicy, Mode};
+use appliance::policy::{DiskLimits, HealthCheck, MachinePolicy, Mode};
 use appliance::{DiskMode, Firmware as FirmwareKind};
 use formats::Disk;
 
@@ -37,8 +38,6 @@ pub struct Launch {
     pub disks: Vec<Arc<dyn Disk>>,
     /// Where the machine's volumes are kept.
     pub volumes: PathBuf,
-    /// What executes the guest.
-    pub accel: kvm::AccelRequest,
 }
 
 /// A guest that runs, and what it runs on. Dropping it ends the guest, then removes its network.
@@ -48,6 +47,8 @@ pub(super) struct Running {
     pub(super) machine: Box<dyn crate::engine::Machine>,
     disks: Vec<nbd::Connection>,
     pub(super) network: Option<Network>,
+    /// What this host does not enforce or give, for people.
+    pub(super) notices: Vec<String>,
 }
 
 /// What comes out of a guest that has just been started.
@@ -83,9 +84,30 @@ pub enum LaunchError {
     /// QEMU did not let the guest run.
     #[error("the guest could not be let run")]
     Resume(#[from] ControlError),
+    /// The volumes under this VM's name are another appliance's.
+    #[error("the volumes in `{}` belong to the appliance and machine `{found}`", folder.display())]
+    VolumeOwner {
+        /// Where they are.
+        folder: PathBuf,
+        /// Whose they are, control characters escaped.
+        found: String,
+    },
+    /// A volume has another size than the appliance says.
+    #[error("the volume `{volume}` has {found} bytes; the appliance wants {wanted}")]
+    VolumeSize {
+        /// Its name.
+        volume: String,
+        /// Its size.
+        found: u64,
+        /// The size in the config.
+        wanted: u64,
+    },
     /// UEFI firmware is not installed.
     #[error(transparent)]
     NoFirmware(#[from] qemu::FirmwareMissing),
+    /// QEMU could not be connected to what it runs on.
+    #[error("cannot connect QEMU to its disks and network")]
+    Connect(#[source] io::Error),
     /// A file of the VM could not be opened.
     #[error("cannot open `{}`", path.display())]
     Io {
@@ -151,7 +173,7 @@ impl Launch {
         let limits = self.policy.resources.and_then(|resources| resources.disk).unwrap_or_default();
         for (disk, content) in self.machine.disks.iter().zip(&self.disks) {
             let export = nbd::Export::new(&disk.name, content.clone(), on_read_failure.clone());
-            let (server, image) = nbd::Connection::pair(export.into()).map_err(self.io("socket"))?;
+            let (server, image) = nbd::Connection::pair(export.into()).map_err(LaunchError::Connect)?;
             disks.push(server);
             let content = match disk.mode {
                 DiskMode::ReadOnly => DriveContent::ReadOnly { image },
@@ -169,7 +191,7 @@ impl Launch {
         }
         let nics = match (&network, self.machine.nics.first()) {
             (Some(network), Some(nic)) => {
-                let tap = network.tap().try_clone_to_owned().map_err(self.io("tap"))?;
+                let tap = network.tap().try_clone_to_owned().map_err(LaunchError::Connect)?;
                 vec![Nic { name: nic.name.clone(), mac: net::guest_mac(&self.spec.id, 0).octets(), tap }]
             }
             _ => Vec::new(),
@@ -180,7 +202,7 @@ impl Launch {
             vcpus: self.machine.vcpus,
             memory_bytes: self.machine.memory_bytes,
             firmware: self.firmware()?,
-            cpu: self.cpu(accel),
+            cpu: self.cpu(),
             accel,
             devices: self.machine.devices,
             drives,
@@ -190,13 +212,25 @@ impl Launch {
             self.folder.path().join("qemu.log"),
             File::options().read(true).append(true).create(true),
         )?;
-        let options = ProcessOptions { user: unprivileged_user(&self.spec.id, accel), log };
+        let user = unprivileged_user(&self.spec.id, accel);
+        let mut notices: Vec<_> =
+            network.iter().flat_map(Network::notices).map(ToString::to_string).collect();
+        if user.is_none() && rustix::process::geteuid().is_root() {
+            notices.push("QEMU runs as root, because /dev/kvm is open to root alone".to_owned());
+        }
+        let options = ProcessOptions { user, log };
         let Started { machine, events, serial, ready } = hypervisor.start_paused(spec, options)?;
-        Ok((Running { machine, disks, network }, Outputs { events, serial, ready }))
+        Ok((Running { machine, disks, network, notices }, Outputs { events, serial, ready }))
     }
 
     fn check(&self) -> Result<(), LaunchError> {
         let unsupported = |what| Err(LaunchError::NotSupported { what });
+        let check = self.policy.health.as_ref().map(|health| &health.check);
+        if self.machine.nics.is_empty()
+            && matches!(check, Some(HealthCheck::Http { .. } | HealthCheck::Tcp { .. }))
+        {
+            return unsupported("a health check over the network of a machine without a NIC");
+        }
         if self.machine.nics.iter().any(|nic| nic.network.is_some()) {
             return unsupported("a private network between machines");
         }
@@ -230,12 +264,44 @@ impl Launch {
         }
     }
 
+    /// What the guest keeps in `volume`: a new one at the first start, the same one after that, also of
+    /// a later VM of this name and appliance.
     fn volume(&self, volume: &appliance::Volume) -> Result<File, LaunchError> {
-        std::fs::create_dir_all(&self.volumes).map_err(self.io("the folder for volumes"))?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.volumes)
+            .map_err(|source| LaunchError::Io { path: self.volumes.clone(), source })?;
+        self.own_volumes()?;
         let path = self.volumes.join(format!("{}.qcow2", volume.name));
-        match path.exists() {
-            true => self.open(path, File::options().read(true).write(true)),
-            false => Ok(overlay::create(&path, volume.size_bytes)?),
+        if !path.exists() {
+            return Ok(overlay::create(&path, volume.size_bytes)?);
+        }
+        let file = self.open(path.clone(), File::options().read(true).write(true))?;
+        // Where QEMU's qcow2 says how large the disk is: docs/interop/qcow2.txt, "Header".
+        let mut size = [0; 8];
+        file.read_exact_at(&mut size, 24).map_err(|source| LaunchError::Io { path, source })?;
+        let found = u64::from_be_bytes(size);
+        if found != volume.size_bytes {
+            let (volume, wanted) = (volume.name.clone(), volume.size_bytes);
+            return Err(LaunchError::VolumeSize { volume, found, wanted });
+        }
+        Ok(file)
+    }
+
+    /// Volumes belong to the appliance that made them: another one of the same name is not given them.
+    fn own_volumes(&self) -> Result<(), LaunchError> {
+        let path = self.volumes.join("owner");
+        let io = |source| LaunchError::Io { path: path.clone(), source };
+        let owner = format!("{} {}\n", self.spec.reference.repository(), self.spec.machine);
+        match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::write(&path, owner).map_err(io),
+            Ok(found) if found == owner => Ok(()),
+            Ok(found) => {
+                let found = found.trim_end().escape_debug().to_string();
+                Err(LaunchError::VolumeOwner { folder: self.volumes.clone(), found })
+            }
+            Err(error) => Err(io(error)),
         }
     }
 
@@ -255,22 +321,14 @@ impl Launch {
         Ok(Firmware::Uefi { code: installed.code, variables, secure_boot })
     }
 
-    /// The level that the author asks for, so that the VM can move between hosts; a translator has
-    /// no hosts to move between, and is fastest with its own model.
-    fn cpu(&self, accel: Accel) -> Cpu {
-        let level = self.machine.cpu.as_deref().and_then(X86Level::parse);
-        match (accel, level) {
-            (_, Some(level)) => Cpu::X86Level(level),
-            _ => Cpu::Native,
-        }
+    /// The level that the author asks for, so that the VM can move between hosts; else whatever the
+    /// accelerator offers.
+    fn cpu(&self) -> Cpu {
+        self.machine.cpu.as_deref().and_then(X86Level::parse).map_or(Cpu::Native, Cpu::X86Level)
     }
 
     fn open(&self, path: PathBuf, options: &std::fs::OpenOptions) -> Result<File, LaunchError> {
         options.open(&path).map_err(|source| LaunchError::Io { path, source })
-    }
-
-    fn io(&self, what: &'static str) -> impl FnOnce(io::Error) -> LaunchError + use<> {
-        move |source| LaunchError::Io { path: what.into(), source }
     }
 }
 
@@ -296,8 +354,13 @@ fn unprivileged_user(id: &str, accel: Accel) -> Option<UnixUser> {
         Accel::Tcg => Some(UnixUser { uid, gid: uid }),
         Accel::Kvm => {
             let device = rustix::fs::stat("/dev/kvm").ok()?;
-            let group_may = device.st_mode & 0o060 == 0o060;
-            group_may.then_some(UnixUser { uid, gid: device.st_gid })
+            let [anybody, group] = [0o006, 0o060].map(|bits| device.st_mode & bits == bits);
+            // Root's own group would be more than the device.
+            match (anybody, group && device.st_gid != 0) {
+                (true, _) => Some(UnixUser { uid, gid: uid }),
+                (false, true) => Some(UnixUser { uid, gid: device.st_gid }),
+                (false, false) => None,
+            }
         }
     }
 }

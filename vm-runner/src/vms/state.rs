@@ -6,6 +6,8 @@
 use appliance::{Digest, Reference};
 use serde::{Deserialize, Serialize};
 
+use crate::kvm::AccelRequest;
+
 /// What a VM is: written when it is created and never again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -20,8 +22,8 @@ pub struct Spec {
     pub manifest: Digest,
     /// The machine of the appliance that it runs.
     pub machine: String,
-    /// What was asked for: `auto`, `kvm` or `tcg`.
-    pub accel: String,
+    /// What was asked for.
+    pub accel: AccelRequest,
     /// Host addresses that lead to guest ports, in place of those that the image names.
     #[serde(default)]
     pub publish: Vec<PublishAt>,
@@ -47,6 +49,8 @@ pub struct State {
     pub ports: Vec<PublishedPort>,
     /// What the host could not enforce or give, for people.
     pub notices: Vec<String>,
+    /// Whether its guest was ever let run: then there may be something to lose.
+    pub has_run: bool,
     /// QEMU, while it runs.
     pub qemu: Option<ProcessId>,
     /// How often it was started again by itself.

@@ -18,6 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use appliance::policy::{Health, HealthCheck, Restart};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::console::Console;
 use super::control::{self, Answer, Asked, Request};
@@ -33,6 +34,8 @@ use firewall::nft::Count;
 
 /// How often the power button is pressed on a guest that does not heed it: it may not listen yet.
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
+/// The longest time that a guest is given to shut down, whatever somebody asks for.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 /// How long QEMU gets to end after it was told to, before it is killed.
 const QUIT_TIME: Duration = Duration::from_secs(10);
 /// How long a health check may take to connect.
@@ -109,6 +112,7 @@ pub fn supervise(
     hypervisor: &dyn Hypervisor,
     listener: impl FnMut(&Event),
 ) -> Result<Status, SuperviseError> {
+    raise_open_files();
     let (sender, happenings) = mpsc::channel();
     let mut supervisor = Supervisor {
         state: launch.folder.state()?,
@@ -118,14 +122,36 @@ pub fn supervise(
         happenings,
         run: 0,
         stopping: None,
+        unrecorded: None,
     };
     let outcome = supervisor.live(hypervisor);
     let removed = supervisor.launch.folder.remove_runtime();
     if let Err(error) = &outcome {
-        supervisor.enter(Status::Failed, Some(chain(error)))?;
+        supervisor.enter(Status::Failed, Some(chain(error)));
     }
     removed?;
     outcome.map(|()| supervisor.state.status)
+}
+
+/// Closes every file but stdin, stdout and stderr that whoever started this process left open: a VM
+/// must not hold a script's lock, nor QEMU see what it was never given.
+///
+/// For the first moment of a process only, when it has opened nothing itself.
+pub fn close_inherited_files() {
+    // SAFETY: closes descriptors by number and touches no memory. None of them is owned by a value of
+    // this process, because it has opened none yet; that is what the function is documented for.
+    #[expect(unsafe_code, reason = "no library closes a range of descriptors")]
+    let closed = unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    // Kernels before 5.9 do not have it, and keep what was open.
+    let _ = closed;
+}
+
+/// Lets this process open as many files as it may: each connection to a published port takes two, and
+/// the guest's disks must never wait for one.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where it is refused, fewer connections are served.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 #[derive(Debug)]
@@ -138,6 +164,8 @@ struct Supervisor<L> {
     /// Counts the guest's starts, so that what an earlier one left in the channel is told apart.
     run: u32,
     stopping: Option<Stopping>,
+    /// Why the state that is written down is not the VM's.
+    unrecorded: Option<VmError>,
 }
 
 /// A stop that was asked for and is not over.
@@ -176,19 +204,20 @@ impl<L: FnMut(&Event)> Supervisor<L> {
             let by_itself = matches!(ended, Ended::Stopped { .. });
             self.launch.folder.remove_runtime()?;
             match ended {
-                Ended::Stopped { .. } => self.enter(Status::Stopped, None)?,
-                Ended::Failed { reason } => self.enter(Status::Failed, Some(reason))?,
+                Ended::Stopped { .. } => self.enter(Status::Stopped, None),
+                Ended::Failed { reason } => self.enter(Status::Failed, Some(reason)),
             }
             asked.into_iter().for_each(|asked| asked.answer(&Answer::Ended { by_itself }));
-            return Ok(());
+            return self.unrecorded.take().map_or(Ok(()), |error| Err(error.into()));
         }
     }
 
     /// Starts the guest and stays with it until it has ended and nothing of it is left.
     fn run_once(&mut self, hypervisor: &dyn Hypervisor, console: &Console) -> Result<Ended, SuperviseError> {
         self.run += 1;
-        self.enter(Status::Starting, None)?;
-        let chosen = kvm::choose(self.launch.accel, self.launch.machine.arch).map_err(LaunchError::from)?;
+        self.enter(Status::Starting, None);
+        let chosen =
+            kvm::choose(self.launch.spec.accel, self.launch.machine.arch).map_err(LaunchError::from)?;
         self.state.accel = Some(chosen.accel.to_string());
         self.state.accel_reason = Some(chosen.reason);
         let log = self.launch.folder.path().join("disk-errors.log");
@@ -205,12 +234,12 @@ impl<L: FnMut(&Event)> Supervisor<L> {
         let health = self.watch(&running, outputs, console, chosen.accel)?;
         self.state.qemu = i32::try_from(running.machine.pid()).ok().and_then(ProcessId::of);
         self.state.ports = self.launch.ports();
-        self.state.notices =
-            running.network.iter().flat_map(|network| network.notices()).map(ToString::to_string).collect();
+        self.state.notices = running.notices.clone();
+        self.state.has_run = true;
         // Written down before the guest runs: whoever has to clean up finds QEMU by it.
         self.launch.folder.record(&self.state)?;
         running.machine.resume().map_err(LaunchError::from)?;
-        self.enter(Status::Running, None)?;
+        self.enter(Status::Running, None);
         let ended = self.stay(&running);
         drop(health);
         self.state.qemu = None;
@@ -244,7 +273,12 @@ impl<L: FnMut(&Event)> Supervisor<L> {
         let sender = self.sender.clone();
         let report = move |verdict| drop(sender.send(Happening::Health(run, verdict)));
         match (&health.check, &running.network) {
-            (HealthCheck::Ready, _) => spawn("ready", move || wait_for_ready(outputs.ready, report)),
+            (HealthCheck::Ready, _) => {
+                let patience = Duration::from_millis(health.start_period_ms).saturating_mul(slowness);
+                let (told, is_ready) = mpsc::channel();
+                spawn("ready", move || wait_for_ready(outputs.ready, || told.send(()).unwrap_or_default()))
+                    .and_then(|()| spawn("readiness", move || judge_readiness(&is_ready, patience, report)))
+            }
             (_, Some(network)) => {
                 let connector = network.connector();
                 let connect = move |port| connector.connect_tcp(port, CHECK_TIME);
@@ -275,21 +309,21 @@ impl<L: FnMut(&Event)> Supervisor<L> {
                     MachineEvent::DriveError { drive, no_space: true, .. } => {
                         let reason =
                             format!("the host's disk is full; the guest is held at a write to `{drive}`");
-                        self.enter(Status::Unhealthy, Some(reason))?;
+                        self.enter(Status::Unhealthy, Some(reason));
                     }
                     _ => {}
                 },
                 Happening::Gone(run) if run == self.run => return Ok(self.how_it_ended(running, cause)),
                 Happening::Health(run, verdict) if run == self.run && self.stopping.is_none() => {
                     match verdict {
-                        Verdict::Ready => self.enter(Status::Ready, None)?,
+                        Verdict::Ready => self.enter(Status::Ready, None),
                         Verdict::Unhealthy => {
-                            self.enter(Status::Unhealthy, Some("its health check fails".to_owned()))?;
+                            self.enter(Status::Unhealthy, Some("its health check fails".to_owned()));
                         }
                     }
                 }
-                Happening::Asked(asked) => self.answer(asked, running)?,
-                Happening::Terminate => self.stop(Duration::from_secs(60), None)?,
+                Happening::Asked(asked) => self.answer(asked, running),
+                Happening::Terminate => self.stop(Duration::from_secs(60), None),
                 // Of an earlier run.
                 Happening::Machine(..) | Happening::Gone(_) | Happening::Health(..) => {}
             }
@@ -318,33 +352,31 @@ impl<L: FnMut(&Event)> Supervisor<L> {
         }
     }
 
-    fn answer(&mut self, asked: Asked, running: &Running) -> Result<(), SuperviseError> {
+    fn answer(&mut self, asked: Asked, running: &Running) {
         match asked.request {
             Request::Stop { timeout_s } => self.stop(Duration::from_secs(timeout_s), Some(asked)),
             Request::Kill => {
-                self.stop(QUIT_TIME, Some(asked))?;
+                self.stop(QUIT_TIME, Some(asked));
                 running.machine.kill();
-                Ok(())
             }
-            Request::Stats => {
-                asked.answer(&match self.stats(running) {
-                    Ok(stats) => Answer::Stats(stats),
-                    Err(error) => Answer::Failed(error),
-                });
-                Ok(())
-            }
+            Request::Stats => asked.answer(&match self.stats(running) {
+                Ok(stats) => Answer::Stats(stats),
+                Err(error) => Answer::Failed(error),
+            }),
         }
     }
 
     /// Begins to stop the guest, or joins a stop that has begun: the earlier deadline holds.
-    fn stop(&mut self, patience: Duration, asked: Option<Asked>) -> Result<(), SuperviseError> {
+    fn stop(&mut self, patience: Duration, asked: Option<Asked>) {
         let now = Instant::now();
-        let deadline = now + patience;
+        let deadline = now + patience.min(LONGEST_PATIENCE);
         let is_new = self.stopping.is_none();
         let stopping = self.stopping.get_or_insert(Stopping { deadline, next_press: now, asked: Vec::new() });
         stopping.deadline = stopping.deadline.min(deadline);
         stopping.asked.extend(asked);
-        if is_new { self.enter(Status::Stopping, None) } else { Ok(()) }
+        if is_new {
+            self.enter(Status::Stopping, None);
+        }
     }
 
     fn stats(&self, running: &Running) -> Result<Stats, String> {
@@ -412,10 +444,8 @@ impl<L: FnMut(&Event)> Supervisor<L> {
             Ended::Stopped { .. } => "it shut itself down",
             Ended::Failed { reason } => reason,
         };
-        self.enter(
-            Status::Restarting,
-            Some(format!("{why}; it is started again after {} s", pause.as_secs())),
-        )?;
+        let reason = format!("{why}; it is started again after {} s", pause.as_secs());
+        self.enter(Status::Restarting, Some(reason));
         let until = Instant::now() + pause;
         loop {
             match self.happenings.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -430,16 +460,17 @@ impl<L: FnMut(&Event)> Supervisor<L> {
         }
     }
 
-    /// Writes down how the VM is from now on, and tells whoever listens.
-    fn enter(&mut self, status: Status, reason: Option<String>) -> Result<(), SuperviseError> {
+    /// Writes down how the VM is from now on, and tells whoever listens. What cannot be written is no
+    /// reason to end a guest: it is tried again at the next change.
+    fn enter(&mut self, status: Status, reason: Option<String>) {
         let event = Event { unix_s: unix_now_s(), status, reason };
         self.state.status = status;
         self.state.reason = event.reason.clone();
         self.state.since_unix_s = event.unix_s;
-        self.launch.folder.record(&self.state)?;
-        self.launch.folder.record_event(&event)?;
+        self.unrecorded = self.launch.folder.record(&self.state).err();
+        // The state says what is; how it came about may be lost.
+        let _ = self.launch.folder.record_event(&event);
         (self.listener)(&event);
-        Ok(())
     }
 }
 
@@ -452,9 +483,13 @@ fn end(running: &Running) {
     }
 }
 
-/// Adds a line to a log that nobody may be there to read.
+/// Adds a line to a log that nobody may be there to read. A guest decides how often it reads what
+/// cannot be read, so the log has an end.
 fn note(log: &Path, line: &str) {
-    if let Ok(mut log) = OpenOptions::new().append(true).create(true).open(log) {
+    const MAX_LOG_BYTES: u64 = 64 << 10;
+    if let Ok(mut log) = OpenOptions::new().append(true).create(true).open(log)
+        && log.metadata().is_ok_and(|metadata| metadata.len() < MAX_LOG_BYTES)
+    {
         let _ = log.write_all(line.as_bytes());
     }
 }
@@ -463,16 +498,33 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }
 
-/// Waits for the guest's `READY=1`. sd_notify(3) has the same words.
-fn wait_for_ready(port: UnixStream, report: impl Fn(Verdict)) {
+/// Waits for the guest's first `READY=1`, then listens to nothing it says. sd_notify(3) has the same words.
+fn wait_for_ready(port: UnixStream, ready: impl Fn()) {
     const LONGEST_LINE: u64 = 4096;
     let mut lines = BufReader::new(port);
     let mut line = Vec::new();
     while let Ok(1..) = (&mut lines).take(LONGEST_LINE).read_until(b'\n', &mut line) {
         if line.trim_ascii() == b"READY=1" {
-            report(Verdict::Ready);
+            ready();
+            break;
         }
         line.clear();
+    }
+    // A guest that goes on talking must not have to wait for us.
+    let _ = io::copy(&mut lines, &mut io::sink());
+}
+
+/// Reports the guest ready when it has said so, and unhealthy when it has not in time.
+fn judge_readiness(is_ready: &Receiver<()>, patience: Duration, report: impl Fn(Verdict)) {
+    match is_ready.recv_timeout(patience) {
+        Ok(()) => report(Verdict::Ready),
+        Err(RecvTimeoutError::Disconnected) => {}
+        Err(RecvTimeoutError::Timeout) => {
+            report(Verdict::Unhealthy);
+            if is_ready.recv() == Ok(()) {
+                report(Verdict::Ready);
+            }
+        }
     }
 }
 
