@@ -1,4 +1,5 @@
-//! Every environment variable that hull reads.
+//! Every environment variable that hull reads itself. The HTTP library follows the system's proxy
+//! variables besides, and programs are found by `PATH`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ pub(crate) fn home() -> Option<PathBuf> {
 
 /// Where sockets go: short, on this machine only, gone after a reboot.
 pub(crate) fn runtime() -> PathBuf {
-    let uid = rustix_uid();
+    let uid = user_id();
     match absolute("XDG_RUNTIME_DIR") {
         Some(folder) if uid != 0 => folder.join("hull"),
         _ if uid == 0 => "/run/hull".into(),
@@ -53,6 +54,6 @@ fn absolute(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
-fn rustix_uid() -> u32 {
+fn user_id() -> u32 {
     rustix::process::geteuid().as_raw()
 }

@@ -8,7 +8,7 @@
 //! - [`net`]: a network namespace per VM, with the policy in force before the guest runs.
 //! - [`nbd`], [`overlay`]: the disks: read from whoever hands in a [`formats::Disk`], written to overlays.
 //!
-//! It never speaks HTTP, never knows where a disk's content comes from, and never decides what a
+//! It never speaks HTTP but for a health check's one request, never knows where a disk's content comes from, and never decides what a
 //! policy means. QEMU's command line is in one module, and so is every rule in nft's language.
 
 pub mod engine;
