@@ -1,0 +1,220 @@
+//! This machine's appliances: blobs by digest, and the references that lead to them.
+//!
+//! ```text
+//! store/
+//!   blobs/sha256/<hex>     content, read-only; whole and named by what it holds
+//!   partial/<hex>.part     content that is still arriving; named by what it will be, survives a crash
+//!   tmp/                   content whose digest is not known yet; swept when nobody holds the store
+//!   refs/<reference>       digest of the index that the reference names; `/` written as `%2F`
+//!   pins/<name>            digest of a manifest that something outside the references still uses
+//!   lock                   held shared by whoever adds or uses content, exclusively by the sweep
+//! ```
+//!
+//! A blob appears under its digest by rename, after its bytes were checked. Nothing is overwritten.
+//! Reading a blob through [`BlobFile`] is by `pread`, so any number of threads may share it.
+
+mod error;
+mod names;
+mod partial;
+mod sweep;
+mod writer;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use appliance::{Algorithm, Blob, Digest, Hasher};
+use rustix::fs::FlockOperation;
+
+use error::Context as _;
+pub use error::LocalStoreError;
+pub use names::Tagged;
+pub use partial::PartialBlob;
+pub use writer::BlobWriter;
+
+/// The local store. Cheap to open; several processes may have it open at once.
+#[derive(Debug, Clone)]
+pub struct LocalStore {
+    root: PathBuf,
+}
+
+/// A blob of the store, open for reading at any offset.
+#[derive(Debug)]
+pub struct BlobFile {
+    file: File,
+    size_bytes: u64,
+}
+
+/// Keeps the sweep away from the store while it is held. See [`LocalStore::hold`].
+#[derive(Debug)]
+pub struct Hold {
+    _lock: File,
+}
+
+impl LocalStore {
+    /// Opens the store at `root`, making it if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalStoreError::Io`] where a folder cannot be made.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, LocalStoreError> {
+        let store = Self { root: root.into() };
+        for folder in ["blobs/sha256", "blobs/sha512", "partial", "tmp", "refs", "pins"] {
+            let path = store.root.join(folder);
+            fs::create_dir_all(&path).during("make the folder", &path)?;
+        }
+        // What a killed process left in `tmp` goes as soon as nobody can be writing there.
+        if let Ok(_alone) = store.lock(FlockOperation::NonBlockingLockExclusive) {
+            store.files("tmp")?.iter().try_for_each(|path| fs::remove_file(path).during("remove", path))?;
+        }
+        Ok(store)
+    }
+
+    /// Where the store is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Keeps content that no reference names yet from being swept, until the result is dropped.
+    /// Whoever packs, pulls or starts a VM holds the store meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalStoreError::Io`].
+    pub fn hold(&self) -> Result<Hold, LocalStoreError> {
+        self.lock(FlockOperation::LockShared)
+    }
+
+    fn lock(&self, operation: FlockOperation) -> Result<Hold, LocalStoreError> {
+        let path = self.root.join("lock");
+        let file = OpenOptions::new().create(true).append(true).open(&path).during("open", &path)?;
+        rustix::fs::flock(&file, operation).map_err(io::Error::from).during("lock", &path)?;
+        Ok(Hold { _lock: file })
+    }
+
+    /// Path of a blob's file. For tools that must be given a path; others use [`LocalStore::blob`].
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
+    }
+
+    /// True if the whole blob is here.
+    pub fn contains(&self, digest: &Digest) -> bool {
+        self.blob_path(digest).exists()
+    }
+
+    /// Opens a blob for reading.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalStoreError::Missing`] or [`LocalStoreError::Io`].
+    pub fn blob(&self, digest: &Digest) -> Result<BlobFile, LocalStoreError> {
+        let path = self.blob_path(digest);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(LocalStoreError::Missing { digest: *digest });
+            }
+            opened => opened.during("open", &path)?,
+        };
+        let size_bytes = file.metadata().during("examine", &path)?.len();
+        Ok(BlobFile { file, size_bytes })
+    }
+
+    /// Reads a small blob whole, and checks it against its digest.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalStoreError::TooLarge`] past `limit` bytes, [`LocalStoreError::WrongDigest`] where the
+    /// file was damaged, [`LocalStoreError::Missing`], [`LocalStoreError::Io`].
+    pub fn read(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, LocalStoreError> {
+        let blob = self.blob(digest)?;
+        if blob.size_bytes > limit {
+            return Err(LocalStoreError::TooLarge { digest: *digest, found: blob.size_bytes, limit });
+        }
+        let mut bytes = vec![0; usize::try_from(blob.size_bytes).expect("a limit fits in memory")];
+        blob.read_at(0, &mut bytes).during("read", &self.blob_path(digest))?;
+        check(digest, &hash(digest.algorithm(), &bytes), blob.size_bytes)?;
+        Ok(bytes)
+    }
+
+    fn files(&self, folder: &str) -> Result<Vec<PathBuf>, LocalStoreError> {
+        let folder = self.root.join(folder);
+        let entries = fs::read_dir(&folder).during("list", &folder)?;
+        entries.map(|entry| Ok(entry.during("list", &folder)?.path())).collect()
+    }
+
+    /// Gives the complete file `from` the name of its content, durably.
+    fn adopt(&self, file: &File, from: &Path, blob: Blob) -> Result<(), LocalStoreError> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let to = self.blob_path(&blob.digest);
+        file.set_permissions(fs::Permissions::from_mode(0o444)).during("protect", from)?;
+        file.sync_all().during("flush", from)?;
+        fs::rename(from, &to).during("publish", &to)?;
+        sync_folder(to.parent().expect("a blob lies in a folder"))
+    }
+}
+
+fn sync_folder(path: &Path) -> Result<(), LocalStoreError> {
+    File::open(path).and_then(|folder| folder.sync_all()).during("flush", path)
+}
+
+fn hash(algorithm: Algorithm, bytes: &[u8]) -> Digest {
+    let mut hasher = Hasher::new(algorithm);
+    hasher.update(bytes);
+    hasher.finish()
+}
+
+fn check(wanted: &Digest, found: &Digest, found_bytes: u64) -> Result<(), LocalStoreError> {
+    if wanted == found {
+        Ok(())
+    } else {
+        Err(LocalStoreError::WrongDigest { found: *found, found_bytes, wanted: *wanted })
+    }
+}
+
+impl BlobFile {
+    /// Size of the blob in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Fills `buf` from `offset` on. The bytes are not checked here: whoever asks for a part of a blob
+    /// has a digest of that part.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says; past the end, [`io::ErrorKind::UnexpectedEof`].
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    /// The file, read-only, for `sendfile` and the like.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn store() -> (tempfile::TempDir, LocalStore) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(folder.path().join("store")).unwrap();
+        (folder, store)
+    }
+
+    pub(super) fn blob(content: &[u8]) -> Blob {
+        Blob { digest: Digest::sha256(content), size_bytes: content.len() as u64 }
+    }
+
+    #[test]
+    fn damage_is_found_when_a_blob_is_read() {
+        let (_folder, store) = store();
+        let put = store.put(b"content").unwrap();
+        let path = store.blob_path(&put.digest);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, b"CONTENT").unwrap();
+        assert!(matches!(store.read(&put.digest, 99), Err(LocalStoreError::WrongDigest { .. })));
+    }
+}
