@@ -1,14 +1,15 @@
 //! Disks packed into a store and read back from it.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use appliance::manifest::{ApplianceManifest, DiskLayer};
 use appliance::{Blob, Digest};
 use blob_store::LocalStore;
-use formats::packed::{DEFAULT_CACHE_BYTES, PackedDisk};
+use formats::packed::{Chunk, DEFAULT_CACHE_BYTES, Frame, IndexWriter, PackedDisk};
 use formats::{Disk, ReadError, Run, RunKind};
-use packer::disks::{Base, PackOptions, PackedDisks, Progress, WriteError, write_disks};
+use packer::disks::{Base, PackOptions, PackedDisks, Progress, Statistics, WriteError, write_disks};
 use proptest::prelude::*;
 
 const BLOCK: usize = 4096;
@@ -209,20 +210,123 @@ fn a_base_pack_of_which_little_is_used_is_replaced() {
     assert_eq!(packed.statistics.repacked_bytes, 0);
 }
 
-#[test]
-fn a_damaged_base_pack_is_found_before_it_is_copied() {
+/// A store with a base made of `old`, of whose first pack `damage` was done to the bytes.
+fn damaged_base(
+    old: &Memory,
+    damage: impl Fn(&mut Vec<u8>),
+) -> (tempfile::TempDir, LocalStore, PackedDisks, PathBuf) {
     let (folder, store) = store();
-    let old = Memory::new(some_content(1, 2000));
-    let base = pack(&[&old], None, &store, 2);
-    let path = folder.path().join("blobs/sha256").join(base.packs[0].digest.hex());
+    let base = write_disks(&[("disk0", old)], None, &store, &large_packs(2), &()).unwrap();
+    assert!(base.packs.len() > 1);
+    let path = store.blob_path(&base.packs[0].digest);
     let mut bytes = std::fs::read(&path).unwrap();
-    bytes.iter_mut().step_by(50).for_each(|byte| *byte ^= 1);
+    damage(&mut bytes);
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, bytes).unwrap();
-    let new = Memory::new(old.content[380 * BLOCK..].to_vec());
+    (folder, store, base, path)
+}
+
+/// Packs of several frames each.
+fn large_packs(threads: usize) -> PackOptions {
+    PackOptions { pack_bytes: 3 << 20, ..options(threads) }
+}
+
+/// Packs a new version against a base after `damage` to its first pack, and checks that nothing of the
+/// result depends on that pack.
+#[track_caller]
+fn check_damaged_base_pack(damage: impl Fn(&mut Vec<u8>)) -> Statistics {
+    let old = Memory::new(some_content(1, 2000));
+    let (_folder, store, base, path) = damaged_base(&old, damage);
+    let mut new = old;
+    new.content[0] ^= 1;
     let known = Base::read(&manifest(&base), &store).unwrap();
-    let error = write_disks(&[("root", &new)], Some(&known), &store, &options(2), &()).unwrap_err();
-    assert!(matches!(error, WriteError::ReadBase { pack, .. } if pack == base.packs[0].digest), "{error:?}");
+    let pack =
+        |threads| write_disks(&[("disk0", &new)], Some(&known), &store, &large_packs(threads), &()).unwrap();
+    let packed = pack(2);
+    assert_eq!(pack(3), packed);
+    assert!(!packed.packs.contains(&base.packs[0]));
+    assert_eq!(packed.packs[..base.packs.len() - 1], base.packs[1..]);
+    std::fs::remove_file(&path).unwrap();
+    check_reads_back(&new, &packed.disks[0], &store);
+    packed.statistics
+}
+
+#[test]
+fn nothing_is_taken_from_a_damaged_frame_and_its_pack_is_replaced() {
+    let one_byte = check_damaged_base_pack(|bytes| bytes[1_000_000] ^= 1);
+    assert_eq!(one_byte.damaged_base_frames, 1);
+    assert!(one_byte.repacked_bytes > 0, "its other frames are whole");
+    let all = check_damaged_base_pack(|bytes| bytes.iter_mut().step_by(50).for_each(|byte| *byte ^= 1));
+    assert!(all.damaged_base_frames > 1);
+    assert_eq!(all.repacked_bytes, 0);
+    let half = check_damaged_base_pack(|bytes| bytes.truncate(bytes.len() / 2));
+    assert!(half.damaged_base_frames > 1);
+    let gone = check_damaged_base_pack(Vec::clear);
+    assert_eq!(gone.damaged_base_frames, all.damaged_base_frames);
+}
+
+#[test]
+fn a_pack_that_has_rotted_in_the_store_is_not_taken_for_the_same_pack_made_anew() {
+    let old = Memory::new(some_content(1, 2000));
+    let (_folder, store, base, path) =
+        damaged_base(&old, |bytes| bytes.iter_mut().step_by(50).for_each(|byte| *byte ^= 1));
+    let known = Base::read(&manifest(&base), &store).unwrap();
+    let pack = || write_disks(&[("disk0", &old)], Some(&known), &store, &large_packs(2), &());
+    match pack() {
+        Ok(packed) => check_reads_back(&old, &packed.disks[0], &store),
+        Err(error) => {
+            assert!(
+                matches!(&error, WriteError::RottenPack { path: named, .. } if *named == path),
+                "{error:?}"
+            );
+            std::fs::remove_file(path).unwrap();
+            check_reads_back(&old, &pack().unwrap().disks[0], &store);
+        }
+    }
+}
+
+/// The base with an index that lies: each of its chunks, and its frame, changed by `change`.
+fn forged(base: &PackedDisks, store: &LocalStore, change: impl Fn(&mut Chunk, &mut Frame)) -> PackedDisks {
+    let read = |blob: &Digest, offset: u64, buf: &mut [u8]| {
+        store.blob(blob).map_err(io::Error::other)?.read_at(offset, buf)
+    };
+    let disk = PackedDisk::open(&base.disks[0], read, 0).unwrap();
+    let root = disk.root();
+    let mut index = IndexWriter::new(root.size_bytes, root.cut_rule, root.packs.clone());
+    for entry in &root.pages {
+        for (honest, frame) in disk.page(entry).unwrap().chunks() {
+            let (mut chunk, mut frame) = (*honest, *frame);
+            change(&mut chunk, &mut frame);
+            index.chunk(chunk.blocks, chunk.sha256, frame, chunk.first);
+            if chunk.blocks < honest.blocks {
+                index.zero(u64::from(honest.blocks - chunk.blocks));
+            }
+        }
+    }
+    let index = index.finish();
+    let layer = DiskLayer { name: "disk0".into(), index: store.put(&index.bytes).unwrap(), root: index.root };
+    PackedDisks { disks: vec![layer], ..base.clone() }
+}
+
+#[test]
+fn a_base_whose_index_lies_is_not_believed() {
+    let (_folder, store) = store();
+    let old = Memory::new(some_content(1, 2000));
+    let honest = pack(&[&old], None, &store, 2);
+    let check = |lie: &str, change: &dyn Fn(&mut Chunk, &mut Frame)| {
+        let base = forged(&honest, &store, |chunk, frame| change(chunk, frame));
+        let packed = pack(&[&old], Some(&base), &store, 2);
+        assert!(packed.statistics.damaged_base_frames > 0, "{lie}: {:?}", packed.statistics);
+        assert_eq!(packed.statistics.base_chunks, 0, "{lie}");
+        check_reads_back(&old, &packed.disks[0], &store);
+    };
+    // Below each frame's end, so that the page itself cannot be refused.
+    check("fewer blocks", &|chunk, _| chunk.blocks = 1);
+    check("the frame's first block", &|chunk, _| chunk.first = u16::from(chunk.first == 0));
+    check("a frame of another size", &|_, frame| {
+        frame.blocks += u16::from(frame.blocks < 256);
+        frame.len -= 1;
+    });
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! An older appliance, whose packs a new one goes on using.
 
 use std::collections::HashMap;
-use std::io;
 
 use appliance::Digest;
 use appliance::manifest::ApplianceManifest;
@@ -10,6 +9,7 @@ use formats::ReadError;
 use formats::packed::{Frame, PackedDisk};
 
 use super::catalog::{Catalog, FrameId, KnownChunk, KnownFrame};
+use super::reuse::read_range;
 
 /// The chunks that an appliance's packs hold, as far as the packs are in the local store.
 #[derive(Debug, Clone)]
@@ -33,7 +33,8 @@ pub enum BaseError {
 }
 
 impl Base {
-    /// Reads the indexes of the appliance's disks from the store. Content is not read.
+    /// Reads the indexes of the appliance's disks from the store. Content is not read: what is reused of it
+    /// is checked first, by [`write_disks`](super::write_disks).
     ///
     /// # Errors
     ///
@@ -87,9 +88,4 @@ fn known_frame(
     *frames.entry(key).or_insert_with(|| {
         catalog.add_frame(KnownFrame { pack, offset: frame.offset, len: frame.len, blocks: frame.blocks })
     })
-}
-
-/// Fills `buf` with the bytes of a blob of the store, from `offset` on.
-pub(super) fn read_range(store: &LocalStore, blob: &Digest, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-    store.blob(blob).map_err(io::Error::other)?.read_at(offset, buf)
 }

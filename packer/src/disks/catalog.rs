@@ -94,9 +94,14 @@ impl Catalog {
         (self.chunk(id).sha256 == *sha256).then_some(id)
     }
 
+    /// Adds a chunk. Of those with the same digest, the last one is found.
     pub(super) fn add_chunk(&mut self, chunk: KnownChunk) -> ChunkId {
         let id = ChunkId::try_from(self.chunks.len()).expect("memory ends long before 2^32 chunks");
-        self.by_digest.entry(prefix(&chunk.sha256)).or_insert(id);
+        let known = self.by_digest.entry(prefix(&chunk.sha256)).or_insert(id);
+        // Whoever adds what is known already cannot use that.
+        if self.chunks.get(*known as usize).is_some_and(|known| known.sha256 == chunk.sha256) {
+            *known = id;
+        }
         self.chunks.push(chunk);
         id
     }

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! disk --windows--> read, mark ==> cut --> hash ==> look up --> frame --> compress ==> pack --> store
-//!                   (workers)              (workers)                      (workers)    (its own thread)
+//!                   (workers)              (workers)  |   ^               (workers)    (its own thread)
+//!                                                     v   |
+//!                                          check what the base has of it (workers)
 //! ```
 //!
 //! What one thread alone decides, it decides in the disks' order: where chunks end, which are known
@@ -17,6 +19,7 @@ mod catalog;
 mod index;
 mod packs;
 mod pipeline;
+mod reuse;
 mod sparse;
 mod windows;
 mod workers;
@@ -81,7 +84,10 @@ pub struct Statistics {
     pub repeated_chunks: u64,
     /// Their content in bytes.
     pub repeated_bytes: u64,
-    /// Content of base packs that were replaced because little of them is still used, in bytes.
+    /// Frames of the base's packs that are not what its indexes say. What they should hold is stored anew.
+    pub damaged_base_frames: u64,
+    /// Content of base packs that were replaced because little of them is still used, or because a frame of
+    /// theirs is damaged, in bytes.
     pub repacked_bytes: u64,
     /// How many packs were written.
     pub new_packs: u64,
@@ -121,7 +127,7 @@ pub enum WriteError {
         #[source]
         source: ReadError,
     },
-    /// A pack of the base could not be read, of which the new appliance needs a part.
+    /// A pack of the base could not be read again, of which the new appliance needs a part.
     #[error("cannot read {pack}, which the base appliance has in the local store")]
     ReadBase {
         /// The pack.
@@ -129,6 +135,14 @@ pub enum WriteError {
         /// The reason.
         #[source]
         source: ReadError,
+    },
+    /// What was packed is, byte for byte, a pack that the local store has already, but has rotted there.
+    #[error("the local store's copy of {pack} is damaged; remove `{}` and pack again", path.display())]
+    RottenPack {
+        /// The pack.
+        pack: appliance::Digest,
+        /// Its file.
+        path: std::path::PathBuf,
     },
     /// A disk with so much content that no index can list its packs.
     #[error("disk {disk} needs {found} packs; an index lists at most {MAX_PACKS}")]
@@ -147,7 +161,8 @@ pub enum WriteError {
 }
 
 /// Packs `disks`, given by name, into `store`. What `base` has in its packs is referred to, not written
-/// again; a base pack of which less than half is still used is replaced.
+/// again; a base pack of which less than half is still used is replaced. The base is not believed: what is
+/// reused of its packs is read and checked first.
 ///
 /// The same disks, base, options except `threads`, and version of hull give the same digests. Nothing in
 /// the store refers to the result yet: the caller holds the store until something does.

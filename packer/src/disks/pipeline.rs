@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::catalog::{Catalog, ChunkId, FrameId, KnownChunk, KnownFrame};
 use super::packs::{PackWriter, WrittenPacks};
+use super::reuse::BaseFrames;
 use super::windows::{Part, Window, Windows};
 use super::workers::{Buffers, Promise, Workers};
 use super::{Base, PackOptions, Progress, Statistics, WriteError};
@@ -130,10 +131,12 @@ pub(super) fn run(
         let buffers = Buffers::default();
         let waiting = options.threads + 4;
         let packs = PackWriter::start(scope, store, options.pack_bytes, waiting, buffers.clone());
+        let catalog = base.map(|base| base.catalog.clone()).unwrap_or_default();
         let mut packing = Packing {
             workers: Workers::start(scope, options.threads, options.level),
-            catalog: base.map(|base| base.catalog.clone()).unwrap_or_default(),
-            base_chunks: base.map_or(0, |base| base.catalog.chunks().len() as ChunkId),
+            base_chunks: catalog.chunks().len() as ChunkId,
+            base_frames: BaseFrames::of(&catalog, store, buffers.clone()),
+            catalog,
             statistics: Statistics::default(),
             open_frame: buffers.take(),
             packs: &packs,
@@ -141,13 +144,17 @@ pub(super) fn run(
             waiting,
         };
         let packed = packing.disks(disks, progress).and_then(|packed| {
-            packing.replace_sparse_packs(store)?;
+            let damaged = packing.replace_packs(store)?;
             packing.end_frame()?;
-            Ok(packed)
+            Ok((packed, damaged))
         });
         let Packing { catalog, statistics, .. } = packing;
         match packed {
-            Ok(disks) => Ok(finish(Written { catalog, disks, statistics }, &packs.finish()?)),
+            Ok((disks, damaged)) => {
+                let packs = packs.finish()?;
+                packs.check_rewritten(&damaged, store)?;
+                Ok(finish(Written { catalog, disks, statistics }, &packs))
+            }
             Err(Stop::Because(error)) => Err(error),
             Err(Stop::PackWriter) => Err(packs.finish().expect_err("the thread has stopped for a reason")),
         }
@@ -166,6 +173,7 @@ fn finish(mut written: Written, packs: &WrittenPacks) -> Written {
 /// The thread that decides.
 pub(super) struct Packing<'a, 'scope, 'env> {
     workers: Workers<'env>,
+    pub(super) base_frames: BaseFrames<'env>,
     packs: &'a PackWriter<'scope>,
     buffers: Buffers,
     /// How many windows, cuts and frames may each be on their way.
@@ -176,6 +184,14 @@ pub(super) struct Packing<'a, 'scope, 'env> {
     pub(super) statistics: Statistics,
     /// The content of the next frame, so far.
     open_frame: Vec<u8>,
+}
+
+/// Chunks between the cutter and their places, in the disk's order.
+#[derive(Debug, Default)]
+struct OnTheWay {
+    hashing: VecDeque<Promise<Vec<Hashed>>>,
+    /// What the base has of them is being checked.
+    checking: VecDeque<Vec<Hashed>>,
 }
 
 /// The next part of a disk, on its way.
@@ -207,7 +223,7 @@ impl<'env> Packing<'_, '_, 'env> {
         let mut cutting = Cutting::new(&plan);
         let mut runs = RunList::default();
         let mut reading = VecDeque::new();
-        let mut hashing = VecDeque::new();
+        let mut on_the_way = OnTheWay::default();
         loop {
             while reading.len() < self.waiting
                 && let Some(part) = windows.next_part().map_err(failed)?
@@ -223,16 +239,12 @@ impl<'env> Packing<'_, '_, 'env> {
                 }
             }
             told(cutting.next_block);
-            hashing.push_back(self.hash(cutting.take()));
-            while hashing.len() > self.waiting {
-                self.place(hashing.pop_front(), &mut runs)?;
-            }
+            on_the_way.hashing.push_back(self.hash(cutting.take()));
+            self.advance(&mut on_the_way, self.waiting, &mut runs)?;
         }
         let blocks = cutting.next_block;
-        hashing.push_back(self.hash(cutting.finish()));
-        while !hashing.is_empty() {
-            self.place(hashing.pop_front(), &mut runs)?;
-        }
+        on_the_way.hashing.push_back(self.hash(cutting.finish()));
+        self.advance(&mut on_the_way, 0, &mut runs)?;
         Ok(DiskRuns { cut_rule: plan.rule(), runs: runs.finish(blocks) })
     }
 
@@ -263,14 +275,50 @@ impl<'env> Packing<'_, '_, 'env> {
         })
     }
 
+    /// Takes chunks on, until at most `waiting` windows' are left at each step.
+    fn advance(&mut self, chunks: &mut OnTheWay, waiting: usize, runs: &mut RunList) -> Result<(), Stop> {
+        while chunks.hashing.len() > waiting
+            && let Some(hashed) = chunks.hashing.pop_front()
+        {
+            let hashed = hashed.wait();
+            self.check_base_frames(&hashed);
+            chunks.checking.push_back(hashed);
+        }
+        // Without a base there is nothing to wait for.
+        let waiting = if self.base_frames.is_empty() { 0 } else { waiting };
+        while chunks.checking.len() > waiting
+            && let Some(hashed) = chunks.checking.pop_front()
+        {
+            self.place(hashed, runs)?;
+        }
+        Ok(())
+    }
+
+    /// Has the base's frames checked that may have one of the chunks.
+    fn check_base_frames(&mut self, hashed: &[Hashed]) {
+        for Hashed { sha256, .. } in hashed {
+            if let Some(id) = self.catalog.find(sha256).filter(|id| *id < self.base_chunks) {
+                self.base_frames.check(self.catalog.chunk(id).frame, &self.catalog, &self.workers);
+            }
+        }
+    }
+
+    /// Finds a chunk that can be referred to: one that was found in a disk, or that the base really has.
+    fn find(&mut self, sha256: &[u8; 32], blocks: u64) -> Option<ChunkId> {
+        let id = self.catalog.find(sha256)?;
+        let known = *self.catalog.chunk(id);
+        let is_there = id >= self.base_chunks || self.base_frames.is_whole(known.frame);
+        (is_there && u64::from(known.blocks) == blocks).then_some(id)
+    }
+
     /// Finds chunks in the catalog or adds them.
-    fn place(&mut self, hashed: Option<Promise<Vec<Hashed>>>, runs: &mut RunList) -> Result<(), Stop> {
-        for Hashed { cut, sha256 } in hashed.into_iter().flat_map(Promise::wait) {
+    fn place(&mut self, hashed: Vec<Hashed>, runs: &mut RunList) -> Result<(), Stop> {
+        for Hashed { cut, sha256 } in hashed {
             let blocks = cut.blocks.end - cut.blocks.start;
             let content_bytes = blocks * BLOCK_BYTES;
             self.statistics.chunks += 1;
             self.statistics.data_bytes += content_bytes;
-            let id = match self.catalog.find(&sha256) {
+            let id = match self.find(&sha256, blocks) {
                 Some(id) if id < self.base_chunks => {
                     self.statistics.base_chunks += 1;
                     self.statistics.base_bytes += content_bytes;
@@ -318,9 +366,9 @@ impl<'env> Packing<'_, '_, 'env> {
         let content = std::mem::replace(&mut self.open_frame, self.buffers.take());
         self.catalog.add_frame(KnownFrame::unwritten((content.len() / BLOCK_BYTES as usize) as u16));
         let buffers = self.buffers.clone();
-        let frame = self.workers.run(move |encoder| {
+        let frame = self.workers.run(move |codec| {
             let mut frame = buffers.take();
-            encoder.encode(&content, &mut frame);
+            codec.encoder.encode(&content, &mut frame);
             buffers.give(content);
             frame
         });

@@ -1,27 +1,32 @@
-//! Replacing packs of the base of which little is still used.
+//! Replacing packs of the base of which little is still used, or which are damaged.
 //!
 //! Without this, an appliance that changes a little with each version would drag along ever more packs,
-//! and whoever fetches them whole would fetch mostly what nobody uses.
+//! and whoever fetches them whole would fetch mostly what nobody uses. And a registry would not take a
+//! pack that has rotted, nor a reader anything from it that is not in the frames known to be whole.
 
 use std::collections::BTreeMap;
 
 use appliance::Blob;
 use blob_store::LocalStore;
-use formats::ReadError;
-use formats::packed::{BLOCK_BYTES, FrameDecoder};
-use sha2::{Digest as _, Sha256};
+use formats::packed::FrameDecoder;
 
 use super::WriteError;
-use super::base::read_range;
-use super::catalog::{ChunkId, FrameId, KnownFrame};
+use super::catalog::{ChunkId, FrameId};
 use super::pipeline::{Packing, Stop};
+use super::reuse::{chunk_of, read_frame};
 
 /// The chunks of a frame that are still used.
 type UsedFrames = BTreeMap<FrameId, Vec<ChunkId>>;
 
 impl Packing<'_, '_, '_> {
-    /// Moves what is still used of each base pack into new packs, where that is less than half of it.
-    pub(super) fn replace_sparse_packs(&mut self, store: &LocalStore) -> Result<(), Stop> {
+    /// Moves what is still used of a base pack into new packs, where that is less than half of it, or the
+    /// pack is damaged. Returns the damaged ones.
+    pub(super) fn replace_packs(&mut self, store: &LocalStore) -> Result<Vec<Blob>, Stop> {
+        let mut is_damaged = vec![false; self.catalog.packs.len()];
+        for frame in self.base_frames.damaged() {
+            is_damaged[self.catalog.frame(frame).pack as usize] = true;
+            self.statistics.damaged_base_frames += 1;
+        }
         let mut used = vec![UsedFrames::new(); self.catalog.packs.len()];
         for id in (0..self.base_chunks).filter(|id| self.catalog.chunk(*id).used) {
             let frame = self.catalog.chunk(id).frame;
@@ -29,11 +34,12 @@ impl Packing<'_, '_, '_> {
         }
         for (number, frames) in used.iter().enumerate() {
             let pack = self.catalog.packs[number];
-            if 2 * self.used_bytes(frames) < pack.size_bytes {
+            if is_damaged[number] || 2 * self.used_bytes(frames) < pack.size_bytes {
                 self.replace(&pack, frames, store)?;
             }
         }
-        Ok(())
+        let packs = self.catalog.packs.iter().zip(is_damaged);
+        Ok(packs.filter(|(_, is_damaged)| *is_damaged).map(|(pack, _)| *pack).collect())
     }
 
     /// About how many bytes of their pack the frames' used chunks take.
@@ -47,18 +53,15 @@ impl Packing<'_, '_, '_> {
     }
 
     fn replace(&mut self, pack: &Blob, frames: &UsedFrames, store: &LocalStore) -> Result<(), Stop> {
+        let failed = |source| WriteError::ReadBase { pack: pack.digest, source };
         let mut decoder = FrameDecoder::default();
-        let mut content = Vec::new();
+        let (mut compressed, mut content) = (Vec::new(), Vec::new());
         for (frame, chunks) in frames {
             let frame = *self.catalog.frame(*frame);
-            read_frame(pack, &frame, store, &mut decoder, &mut content)
-                .map_err(|source| WriteError::ReadBase { pack: pack.digest, source })?;
+            read_frame(pack, &frame, store, &mut decoder, &mut compressed, &mut content).map_err(failed)?;
             for id in chunks {
                 let chunk = *self.catalog.chunk(*id);
-                let start = usize::from(chunk.first) * BLOCK_BYTES as usize;
-                let content = &content[start..start + chunk.content_bytes() as usize];
-                check(content, &chunk.sha256)
-                    .map_err(|source| WriteError::ReadBase { pack: pack.digest, source })?;
+                let content = chunk_of(&content, &chunk).map_err(failed)?;
                 let (frame, first) = self.append([content].into_iter(), content.len())?;
                 let chunk = self.catalog.chunk_mut(*id);
                 (chunk.frame, chunk.first) = (frame, first);
@@ -67,37 +70,4 @@ impl Packing<'_, '_, '_> {
         }
         Ok(())
     }
-}
-
-fn read_frame(
-    pack: &Blob,
-    frame: &KnownFrame,
-    store: &LocalStore,
-    decoder: &mut FrameDecoder,
-    content: &mut Vec<u8>,
-) -> Result<(), ReadError> {
-    let mut compressed = vec![0; frame.len as usize];
-    let what = || format!("the frame at byte {}", frame.offset);
-    read_range(store, &pack.digest, frame.offset, &mut compressed)
-        .map_err(|source| ReadError::Io { what: what(), source })?;
-    let content_bytes = usize::from(frame.blocks) * BLOCK_BYTES as usize;
-    decoder.decode(&compressed, content_bytes, content).map_err(|error| ReadError::Corrupt {
-        format: "pack",
-        offset: frame.offset,
-        field: "frame",
-        found: error.to_string(),
-        wanted: "the base's index promises one zstd frame here",
-    })
-}
-
-fn check(content: &[u8], wanted: &[u8; 32]) -> Result<(), ReadError> {
-    let found: [u8; 32] = Sha256::digest(content).into();
-    if found == *wanted {
-        return Ok(());
-    }
-    Err(ReadError::WrongDigest {
-        what: "a chunk of the pack".to_owned(),
-        found: appliance::Digest::Sha256(found).to_string(),
-        wanted: appliance::Digest::Sha256(*wanted).to_string(),
-    })
 }

@@ -4,9 +4,16 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 
-use formats::packed::{FrameEncoder, MAX_FRAME_BLOCKS, max_frame_bytes};
+use formats::packed::{FrameDecoder, FrameEncoder, MAX_FRAME_BLOCKS, max_frame_bytes};
 
-type Job<'env> = Box<dyn FnOnce(&mut FrameEncoder) + Send + 'env>;
+type Job<'env> = Box<dyn FnOnce(&mut Codec) + Send + 'env>;
+
+/// What each thread has of its own.
+#[derive(Debug)]
+pub(super) struct Codec {
+    pub(super) encoder: FrameEncoder,
+    pub(super) decoder: FrameDecoder,
+}
 
 /// A fixed number of threads with one queue.
 #[derive(Debug)]
@@ -31,11 +38,11 @@ impl<'env> Workers<'env> {
         for _ in 0..threads {
             let jobs = Arc::clone(&jobs);
             scope.spawn(move || {
-                let mut encoder = FrameEncoder::new(level);
+                let mut codec = Codec { encoder: FrameEncoder::new(level), decoder: FrameDecoder::default() };
                 loop {
                     let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     match job {
-                        Ok(job) => job(&mut encoder),
+                        Ok(job) => job(&mut codec),
                         Err(_) => return,
                     }
                 }
@@ -45,14 +52,11 @@ impl<'env> Workers<'env> {
     }
 
     /// Queues `work`.
-    pub(super) fn run<T: Send + 'env>(
-        &self,
-        work: impl FnOnce(&mut FrameEncoder) -> T + Send + 'env,
-    ) -> Promise<T> {
+    pub(super) fn run<T: Send + 'env>(&self, work: impl FnOnce(&mut Codec) -> T + Send + 'env) -> Promise<T> {
         let (sender, receiver) = sync_channel(1);
-        let job: Job<'env> = Box::new(move |encoder| {
+        let job: Job<'env> = Box::new(move |codec| {
             // Nobody waits any more if the packing has failed elsewhere.
-            let _ = sender.send(work(encoder));
+            let _ = sender.send(work(codec));
         });
         self.queue.send(job).expect("the workers run as long as their queue is there");
         Promise(receiver)
