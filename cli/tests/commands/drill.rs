@@ -1,7 +1,8 @@
 //! `kill -9` of everything that belongs to a VM, at every moment: the next command tells the truth,
 //! and nothing is left.
 
-use std::process::{Child, Stdio};
+use std::fs::File;
+use std::process::Stdio;
 
 use rustix::process::Signal;
 
@@ -36,7 +37,7 @@ fn has_failed(host: &Host, vm: &Vm, before: &[String], reason: &str) {
     assert!(said.contains(reason), "{said}");
     assert_eq!(found["state"]["ports"].as_array().unwrap().len(), 0);
     assert_eq!(found["state"]["qemu"], serde_json::Value::Null);
-    assert_eq!(host.ok("ps --json"), "[]");
+    assert_eq!(host.json("ps --json")[0], found, "what has failed is shown without being asked for");
     nothing_is_left(host, vm, before);
     host.ok(&format!("rm {}", vm.name));
     is_removed(host, vm, before);
@@ -102,9 +103,16 @@ const SIGNS: [(&str, Sign); 6] = [
 /// Starts `hull run` and waits for `sign`.
 fn run_until(host: &Host, vm: &Vm, what: &str, sign: Sign) -> Guard {
     let arguments = ["run", "--detach", "--name", &vm.name, "drill:1"];
-    let run: Child = host.hull(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    until(what, || sign(host, vm).then_some(()));
-    Guard(run)
+    let stderr = File::create(host.folder().join("stderr")).unwrap();
+    let mut run = Guard(host.hull(arguments).stdout(Stdio::null()).stderr(stderr).spawn().unwrap());
+    until(what, || {
+        let seen = sign(host, vm).then_some(());
+        if let Some(status) = run.0.try_wait().unwrap().filter(|status| seen.is_none() && !status.success()) {
+            panic!("{what}: {status}: {}", std::fs::read_to_string(host.folder().join("stderr")).unwrap());
+        }
+        seen
+    });
+    run
 }
 
 #[test]

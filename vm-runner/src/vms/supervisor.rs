@@ -191,7 +191,7 @@ impl<L: FnMut(&Event)> Supervisor<L> {
         listen_for_signals(self.sender.clone()).map_err(set_up("signal handling"))?;
         self.state.restarts = 0;
         loop {
-            let ended = self.run_once(hypervisor, &console)?;
+            let mut ended = self.run_once(hypervisor, &console)?;
             let mut asked = self.stopping.take().map(|stopping| stopping.asked).unwrap_or_default();
             if asked.is_empty() && self.starts_again(&ended) {
                 match self.pause(&ended)? {
@@ -199,7 +199,10 @@ impl<L: FnMut(&Event)> Supervisor<L> {
                         self.state.restarts += 1;
                         continue;
                     }
-                    Pause::Ended(by) => asked.extend(by),
+                    Pause::Ended(by) => {
+                        asked.extend(by);
+                        ended = Ended::Stopped { asked: true };
+                    }
                 }
             }
             let by_itself = matches!(ended, Ended::Stopped { .. });

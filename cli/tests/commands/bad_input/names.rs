@@ -85,7 +85,7 @@ fn what_the_policy_forbids_does_not_run() {
 fn what_an_appliance_has_not_got_is_said() {
     let host = Host::new();
     let folder = author(&host, "a", &boot());
-    edit(&folder, "[machine]", "[machine]\narch = \"arm64\"");
+    edit(&folder, "[machine]", "[machine]\narch = \"arm64\"\nfirmware = \"uefi\"");
     host.ok("pack a -t foreign:1");
     check(&host, "run -d foreign:1", 4, &["linux/amd64", "linux/arm64", "--platform"]);
     let machines = "[appliance]\nname = \"two\"\nversion = \"1\"\n[machines.db]\nmemory = \"64MiB\"\n\
