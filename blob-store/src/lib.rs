@@ -14,7 +14,9 @@ mod storage;
 
 pub use folder::{FolderStorage, OpenFolderError};
 pub use key::{Key, KeyError};
-pub use local::{BlobFile, BlobWriter, Hold, LocalStore, LocalStoreError, PartialBlob, Tagged};
+pub use local::{
+    BlobFile, BlobWriter, Hold, LocalStore, LocalStoreError, PartialBlob, Root, SweepError, Tagged,
+};
 pub use memory::MemoryStorage;
 pub use storage::{
     ContentStream, Entry, Object, Put, Session, SessionId, SessionInfo, Sharing, Storage, StorageError,

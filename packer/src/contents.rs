@@ -121,7 +121,110 @@ impl Platform {
     }
 }
 
+/// What `root`, the digest of an index or of an appliance's manifest, needs: itself, and every blob that it
+/// leads to. For whoever decides what may be removed.
+///
+/// Only index and manifests are read, so that damage in a config or a policy hides nothing. A manifest
+/// that is not here belongs to a platform that was not pulled.
+///
+/// # Errors
+///
+/// [`ContentsError::Store`] where the root is not here, or something that must be read is damaged;
+/// [`ContentsError::Manifest`] where it is none of ours.
+pub fn needed_by(store: &LocalStore, root: &Digest) -> Result<Vec<Digest>, ContentsError> {
+    let bytes = store.read(root, MAX_BYTES)?;
+    let mut needed = vec![*root];
+    match ApplianceManifest::parse(&bytes) {
+        // Not of a manifest's shape, so it is an index.
+        Err(ManifestError::Malformed(_)) => {}
+        manifest => {
+            needed.extend(digests(&manifest.map_err(manifest_error(root))?));
+            return Ok(needed);
+        }
+    }
+    let index = ApplianceIndex::parse(&bytes).map_err(manifest_error(root))?;
+    for entry in index.appliances {
+        let digest = entry.manifest.digest;
+        match store.read(&digest, MAX_BYTES) {
+            Err(LocalStoreError::Missing { .. }) => continue,
+            bytes => {
+                let manifest = ApplianceManifest::parse(&bytes?).map_err(manifest_error(&digest))?;
+                needed.push(digest);
+                needed.extend(digests(&manifest));
+            }
+        }
+    }
+    Ok(needed)
+}
+
+fn digests(manifest: &ApplianceManifest) -> Vec<Digest> {
+    manifest.blobs().iter().map(|blob| blob.digest).collect()
+}
+
 fn manifest_error(digest: &Digest) -> impl Fn(ManifestError) -> ContentsError + use<> {
     let digest = *digest;
     move |source| ContentsError::Manifest { digest, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use appliance::manifest::PlatformManifest;
+
+    use super::*;
+
+    fn entry(platform: &str, manifest: Blob) -> PlatformManifest {
+        PlatformManifest { platform: platform.to_owned(), manifest }
+    }
+
+    /// An appliance whose config, policy and pack are no more than bytes.
+    fn stored(store: &LocalStore, pack: &[u8]) -> (Blob, Vec<Digest>) {
+        let [config, policy, pack] =
+            [b"no config".as_slice(), b"no policy", pack].map(|bytes| store.put(bytes).unwrap());
+        let manifest = ApplianceManifest {
+            config,
+            policy,
+            disks: Vec::new(),
+            packs: vec![pack],
+            ovf: None,
+            nvram: None,
+        };
+        let manifest = store.put(&manifest.to_bytes()).unwrap();
+        (manifest, [manifest, config, policy, pack].map(|blob| blob.digest).to_vec())
+    }
+
+    #[test]
+    fn what_an_appliance_needs_is_told_by_its_index_and_manifests_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(folder.path().join("store")).unwrap();
+        let (manifest, parts) = stored(&store, b"pack");
+        assert_eq!(needed_by(&store, &manifest.digest).unwrap(), parts);
+
+        let not_pulled = Blob { digest: Digest::sha256(b"arm"), size_bytes: 3 };
+        let appliances = vec![entry("linux/arm64", not_pulled), entry("linux/amd64", manifest)];
+        let index = store.put(&ApplianceIndex { appliances }.to_bytes()).unwrap().digest;
+        assert_eq!(needed_by(&store, &index).unwrap(), [vec![index], parts].concat());
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(folder.path().join("store")).unwrap();
+        let missing = Digest::sha256(b"missing");
+        let error = needed_by(&store, &missing).unwrap_err();
+        assert!(matches!(error, ContentsError::Store(LocalStoreError::Missing { .. })), "{error}");
+
+        let other = store.put(b"a pack, say").unwrap();
+        let (manifest, _) = stored(&store, b"pack");
+        for (entries, damaged) in [(vec![other], None), (vec![manifest], Some(manifest))] {
+            let appliances = entries.into_iter().map(|blob| entry("linux/amd64", blob)).collect();
+            let index = store.put(&ApplianceIndex { appliances }.to_bytes()).unwrap().digest;
+            if let Some(blob) = damaged {
+                let path = store.blob_path(&blob.digest);
+                std::fs::remove_file(&path).unwrap();
+                std::fs::write(&path, b"{}").unwrap();
+            }
+            needed_by(&store, &index).unwrap_err();
+        }
+        needed_by(&store, &other.digest).unwrap_err();
+    }
 }

@@ -7,6 +7,6 @@ pub mod hull_toml;
 mod pack;
 
 pub use archive::{ArchiveError, write_archive};
-pub use contents::{Contents, ContentsError, Platform};
+pub use contents::{Contents, ContentsError, Platform, needed_by};
 pub use disks::{PackOptions, Progress};
 pub use pack::{PackError, PackRequest, Packed, pack};

@@ -31,6 +31,7 @@ use error::Context as _;
 pub use error::LocalStoreError;
 pub use names::Tagged;
 pub use partial::PartialBlob;
+pub use sweep::{Root, SweepError};
 pub use writer::BlobWriter;
 
 /// The local store. Cheap to open; several processes may have it open at once.

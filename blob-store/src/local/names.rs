@@ -1,7 +1,7 @@
 //! What leads to content: references, which people see, and pins, which are a program's own.
 
-use std::fs;
-use std::io::{self, Write as _};
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -21,25 +21,25 @@ pub struct Tagged {
     pub since: SystemTime,
 }
 
+/// The longest file name, in bytes.
+const MAX_FILE_NAME: usize = 255;
+
 impl LocalStore {
     /// What a reference names.
+    ///
+    /// One that ends in a digest may stand for something else than the blob of that digest: a pull of a
+    /// lone manifest gives it an index. Where it does not, it names that blob.
     ///
     /// # Errors
     ///
     /// [`LocalStoreError::UnknownReference`] or [`LocalStoreError::Io`].
     pub fn resolve(&self, reference: &Reference) -> Result<Digest, LocalStoreError> {
-        if let Version::Digest(digest) = reference.version() {
-            return match self.contains(digest) {
-                true => Ok(*digest),
-                false => Err(LocalStoreError::UnknownReference { reference: reference.clone() }),
-            };
+        if let Some(name) = NameFile::read(self.reference_path(reference))? {
+            return name.tagged().map(|tagged| tagged.digest);
         }
-        let path = self.reference_path(reference);
-        match fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(LocalStoreError::UnknownReference { reference: reference.clone() })
-            }
-            text => parse_digest(&text.during("read", &path)?).during("understand", &path),
+        match reference.version() {
+            Version::Digest(digest) if self.contains(digest) => Ok(*digest),
+            _ => Err(LocalStoreError::UnknownReference { reference: reference.clone() }),
         }
     }
 
@@ -49,39 +49,34 @@ impl LocalStore {
     ///
     /// [`LocalStoreError::Io`]; the reference then names what it named before.
     pub fn tag(&self, reference: &Reference, digest: &Digest) -> Result<(), LocalStoreError> {
-        self.publish(&self.reference_path(reference), digest)
+        self.publish(&self.reference_path(reference), &format!("{digest} {reference}\n"))
     }
 
-    /// Forgets a reference. What it named stays until the next [`LocalStore::sweep`].
+    /// Forgets references. What they named stays until the next [`LocalStore::sweep`].
+    ///
+    /// Nothing is read: a reference whose file was damaged is forgotten like any other.
     ///
     /// # Errors
     ///
-    /// [`LocalStoreError::UnknownReference`] or [`LocalStoreError::Io`].
-    pub fn untag(&self, reference: &Reference) -> Result<(), LocalStoreError> {
-        let path = self.reference_path(reference);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(LocalStoreError::UnknownReference { reference: reference.clone() })
+    /// [`LocalStoreError::UnknownReference`], before any is forgotten; [`LocalStoreError::Io`].
+    pub fn untag(&self, references: &[Reference]) -> Result<(), LocalStoreError> {
+        for reference in references {
+            let path = self.reference_path(reference);
+            if !path.try_exists().during("examine", &path)? {
+                return Err(LocalStoreError::UnknownReference { reference: reference.clone() });
             }
-            removed => removed.during("remove", &path),
         }
+        references.iter().try_for_each(|reference| remove(&self.reference_path(reference)))
     }
 
     /// All references, in order of their names.
     ///
     /// # Errors
     ///
-    /// [`LocalStoreError::Io`].
+    /// [`LocalStoreError::Io`], also where one cannot be understood: nobody is told that it is not there.
     pub fn references(&self) -> Result<Vec<Tagged>, LocalStoreError> {
-        let mut found: Vec<Tagged> = self
-            .named("refs")?
-            .into_iter()
-            // A file that somebody else put here names nothing.
-            .filter_map(|(name, digest)| {
-                let since = fs::metadata(self.root.join("refs").join(&name)).ok()?.modified().ok()?;
-                Some(Tagged { reference: name.replace("%2F", "/").parse().ok()?, digest, since })
-            })
-            .collect();
+        let names = self.names("refs")?;
+        let mut found = names.iter().map(NameFile::tagged).collect::<Result<Vec<_>, _>>()?;
         found.sort();
         Ok(found)
     }
@@ -93,7 +88,7 @@ impl LocalStore {
     ///
     /// [`LocalStoreError::Io`].
     pub fn pin(&self, name: &str, digest: &Digest) -> Result<(), LocalStoreError> {
-        self.publish(&self.root.join("pins").join(name), digest)
+        self.publish(&self.root.join("pins").join(name), &format!("{digest}\n"))
     }
 
     /// Takes a pin back. One that is not there is none.
@@ -102,35 +97,38 @@ impl LocalStore {
     ///
     /// [`LocalStoreError::Io`].
     pub fn unpin(&self, name: &str) -> Result<(), LocalStoreError> {
-        let path = self.root.join("pins").join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.during("remove", &path),
-        }
+        remove(&self.root.join("pins").join(name))
     }
 
-    /// The names in `folder` with the digests that they hold.
-    pub(super) fn named(&self, folder: &str) -> Result<Vec<(String, Digest)>, LocalStoreError> {
-        let mut found = Vec::new();
-        for path in self.files(folder)? {
-            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-            // Another process may remove it meanwhile.
-            let Ok(text) = fs::read_to_string(&path) else { continue };
-            if let Ok(digest) = parse_digest(&text) {
-                found.push((name.to_owned(), digest));
-            }
-        }
-        Ok(found)
+    /// All pins, by name.
+    pub(super) fn pins(&self) -> Result<Vec<(String, Digest)>, LocalStoreError> {
+        let pin = |name: &NameFile| {
+            let text = name.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Ok((text, name.understand(name.content.trim_end().parse())?))
+        };
+        self.names("pins")?.iter().map(pin).collect()
     }
 
+    fn names(&self, folder: &str) -> Result<Vec<NameFile>, LocalStoreError> {
+        let files = self.files(folder)?.into_iter();
+        files.filter_map(|path| NameFile::read(path).transpose()).collect()
+    }
+
+    /// Readable where it fits into a file name; else the hash of what does not fit. No reference has a
+    /// `%`, so the two cannot be confused.
     fn reference_path(&self, reference: &Reference) -> PathBuf {
-        self.root.join("refs").join(reference.to_string().replace('/', "%2F"))
+        let text = reference.to_string();
+        let mut name = text.replace('/', "%2F");
+        if name.len() > MAX_FILE_NAME {
+            name = format!("%{}", Digest::sha256(text.as_bytes()).hex());
+        }
+        self.root.join("refs").join(name)
     }
 
-    /// Lets the file `path` hold `digest`, at once and durably.
-    fn publish(&self, path: &Path, digest: &Digest) -> Result<(), LocalStoreError> {
+    /// Lets the file `path` hold `content`, at once and durably.
+    fn publish(&self, path: &Path, content: &str) -> Result<(), LocalStoreError> {
         let mut writer = self.writer()?;
-        writeln!(writer, "{digest}").during("write", &writer.path.clone())?;
+        writer.write_all(content.as_bytes()).during("write", &writer.path.clone())?;
         writer.file.sync_all().during("flush", &writer.path)?;
         fs::rename(&writer.path, path).during("publish", path)?;
         writer.committed = true;
@@ -138,8 +136,51 @@ impl LocalStore {
     }
 }
 
-fn parse_digest(text: &str) -> io::Result<Digest> {
-    text.trim_end().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+/// A file that holds what a name stands for.
+#[derive(Debug)]
+struct NameFile {
+    path: PathBuf,
+    content: String,
+    since: SystemTime,
+}
+
+impl NameFile {
+    /// `None` if there is none, or none any more.
+    fn read(path: PathBuf) -> Result<Option<Self>, LocalStoreError> {
+        let mut file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.during("open", &path)?,
+        };
+        let mut content = String::new();
+        file.read_to_string(&mut content).during("read", &path)?;
+        let since = file.metadata().and_then(|metadata| metadata.modified()).during("examine", &path)?;
+        Ok(Some(Self { path, content, since }))
+    }
+
+    /// `<digest> <reference>`, as [`LocalStore::tag`] writes it.
+    fn tagged(&self) -> Result<Tagged, LocalStoreError> {
+        let (digest, reference) = self.content.trim_end().split_once(' ').unwrap_or_default();
+        let digest = self.understand(digest.parse())?;
+        let reference = self.understand(reference.parse())?;
+        Ok(Tagged { reference, digest, since: self.since })
+    }
+
+    fn understand<T>(
+        &self,
+        parsed: Result<T, impl std::error::Error + Send + Sync + 'static>,
+    ) -> Result<T, LocalStoreError> {
+        parsed
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+            .during("understand", &self.path)
+    }
+}
+
+/// Removes a file that may be gone already.
+fn remove(path: &Path) -> Result<(), LocalStoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.during("remove", path),
+    }
 }
 
 #[cfg(test)]
@@ -159,9 +200,70 @@ mod tests {
         let listed: Vec<_> =
             store.references().unwrap().into_iter().map(|t| (t.reference, t.digest)).collect();
         assert_eq!(listed, [(app.clone(), one), (web.clone(), two)]);
-        assert_eq!(store.resolve(&web.with_digest(one)).unwrap(), one);
-        store.untag(&web).unwrap();
+        store.untag(std::slice::from_ref(&web)).unwrap();
         assert!(matches!(store.resolve(&web), Err(LocalStoreError::UnknownReference { .. })));
-        assert!(matches!(store.untag(&web), Err(LocalStoreError::UnknownReference { .. })));
+    }
+
+    #[test]
+    fn all_references_are_forgotten_or_none() {
+        let (_folder, store) = store();
+        let digest = store.put(b"1").unwrap().digest;
+        let [here, missing]: [Reference; 2] = ["a:1", "a:2"].map(|text| text.parse().unwrap());
+        store.tag(&here, &digest).unwrap();
+        let both = [here.clone(), missing.clone()];
+        let error = store.untag(&both).unwrap_err();
+        assert!(matches!(error, LocalStoreError::UnknownReference { reference } if reference == missing));
+        assert_eq!(store.resolve(&here).unwrap(), digest);
+        store.untag(&[here.clone(), here.clone()]).unwrap();
+        assert!(store.references().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_reference_with_a_digest_names_what_was_tagged_so_and_else_the_blob() {
+        let (_folder, store) = store();
+        let [manifest, index] = [b"m", b"i"].map(|content| store.put(content).unwrap().digest);
+        let reference = "web".parse::<Reference>().unwrap().with_digest(manifest);
+        assert_eq!(store.resolve(&reference).unwrap(), manifest);
+        store.tag(&reference, &index).unwrap();
+        assert_eq!(store.resolve(&reference).unwrap(), index);
+        let missing = reference.with_digest(Digest::sha256(b"missing"));
+        assert!(matches!(store.resolve(&missing), Err(LocalStoreError::UnknownReference { .. })));
+    }
+
+    #[test]
+    fn a_reference_of_any_length_can_be_kept() {
+        let (_folder, store) = store();
+        let digest = store.put(b"1").unwrap().digest;
+        let texts = [
+            format!("h.example/{}:{}", "a/".repeat(100) + "a", "t".repeat(128)),
+            format!("h.example/{}:{}", "a/".repeat(100) + "b", "t".repeat(128)),
+            format!("{}.example/web:1", "h".repeat(300)),
+        ];
+        for text in &texts {
+            let reference: Reference = text.parse().unwrap();
+            store.tag(&reference, &digest).unwrap();
+            assert_eq!(store.resolve(&reference).unwrap(), digest);
+        }
+        let listed: Vec<_> = store.references().unwrap().iter().map(|t| t.reference.to_string()).collect();
+        assert_eq!(listed, texts);
+        store.untag(&texts.map(|text| text.parse().unwrap())).unwrap();
+        assert!(store.references().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_damaged_reference_is_an_error_until_it_is_forgotten() {
+        let (_folder, store) = store();
+        let digest = store.put(b"1").unwrap().digest;
+        let reference: Reference = "web:1".parse().unwrap();
+        let path = store.root().join("refs/web:1");
+        for damaged in ["", "sha256:12 web:1", &digest.to_string(), "\u{fffd} web:1"] {
+            store.tag(&reference, &digest).unwrap();
+            fs::write(&path, damaged).unwrap();
+            for error in [store.references().unwrap_err(), store.resolve(&reference).unwrap_err()] {
+                assert!(error.to_string().ends_with("refs/web:1`"), "{error}");
+            }
+            store.untag(std::slice::from_ref(&reference)).unwrap();
+            assert!(store.references().unwrap().is_empty());
+        }
     }
 }
