@@ -1,16 +1,21 @@
 //! This machine's appliances: blobs by digest, and the references that lead to them.
 //!
 //! ```text
-//! store/
+//! store/                   for its owner only
 //!   blobs/sha256/<hex>     content, read-only; whole and named by what it holds
 //!   partial/<hex>.part     content that is still arriving; named by what it will be, survives a crash
 //!   tmp/                   content whose digest is not known yet; swept when nobody holds the store
-//!   refs/<reference>       digest of the index that the reference names; `/` written as `%2F`
+//!   refs/<reference>       the digest of the index that the reference names, a space, the reference;
+//!                          as a file name `/` is `%2F`, and a long one is `%` and its sha256
 //!   pins/<name>            digest of a manifest that something outside the references still uses
 //!   lock                   held shared by whoever adds or uses content, exclusively by the sweep
 //! ```
 //!
-//! A blob appears under its digest by rename, after its bytes were checked. Nothing is overwritten.
+//! A blob appears under its digest by rename, after its bytes were checked, in place of an older file of
+//! that name: the same content, unless that file was damaged. So packing or fetching a blob again repairs
+//! it. Nothing looks for damage: a small blob is checked whenever it is read, a pack only piece by piece
+//! as its pieces are used, and [`LocalStore::contains`] asks for no more than the file.
+//!
 //! Reading a blob through [`BlobFile`] is by `pread`, so any number of threads may share it.
 
 mod error;
@@ -19,9 +24,9 @@ mod partial;
 mod sweep;
 mod writer;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use appliance::{Algorithm, Blob, Digest, Hasher};
@@ -54,16 +59,19 @@ pub struct Hold {
 }
 
 impl LocalStore {
-    /// Opens the store at `root`, making it if it is not there.
+    /// Opens the store at `root`, making it, and the folders that it is in, if they are not there.
+    ///
+    /// Nobody but the owner can enter it, so that nobody else reads what an appliance holds, or stops the
+    /// owner by holding the lock. A store that others could enter is closed to them.
     ///
     /// # Errors
     ///
-    /// [`LocalStoreError::Io`] where a folder cannot be made.
+    /// [`LocalStoreError::Io`] where a folder cannot be made or closed to others.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, LocalStoreError> {
         let store = Self { root: root.into() };
+        make_private(&store.root)?;
         for folder in ["blobs/sha256", "blobs/sha512", "partial", "tmp", "refs", "pins"] {
-            let path = store.root.join(folder);
-            fs::create_dir_all(&path).during("make the folder", &path)?;
+            make_folders(&store.root.join(folder))?;
         }
         // What a killed process left in `tmp` goes as soon as nobody can be writing there.
         if let Ok(_alone) = store.lock(FlockOperation::NonBlockingLockExclusive) {
@@ -89,7 +97,8 @@ impl LocalStore {
 
     fn lock(&self, operation: FlockOperation) -> Result<Hold, LocalStoreError> {
         let path = self.root.join("lock");
-        let file = OpenOptions::new().create(true).append(true).open(&path).during("open", &path)?;
+        let file =
+            OpenOptions::new().create(true).append(true).mode(0o600).open(&path).during("open", &path)?;
         rustix::fs::flock(&file, operation).map_err(io::Error::from).during("lock", &path)?;
         Ok(Hold { _lock: file })
     }
@@ -146,13 +155,25 @@ impl LocalStore {
 
     /// Gives the complete file `from` the name of its content, durably.
     fn adopt(&self, file: &File, from: &Path, blob: Blob) -> Result<(), LocalStoreError> {
-        use std::os::unix::fs::PermissionsExt as _;
         let to = self.blob_path(&blob.digest);
-        file.set_permissions(fs::Permissions::from_mode(0o444)).during("protect", from)?;
+        file.set_permissions(Permissions::from_mode(0o444)).during("protect", from)?;
         file.sync_all().during("flush", from)?;
         fs::rename(from, &to).during("publish", &to)?;
         sync_folder(to.parent().expect("a blob lies in a folder"))
     }
+}
+
+fn make_folders(path: &Path) -> Result<(), LocalStoreError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).during("make the folder", path)
+}
+
+fn make_private(path: &Path) -> Result<(), LocalStoreError> {
+    make_folders(path)?;
+    let mode = fs::metadata(path).during("examine", path)?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(path, Permissions::from_mode(0o700)).during("close to others", path)
 }
 
 fn sync_folder(path: &Path) -> Result<(), LocalStoreError> {
@@ -217,5 +238,31 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::write(&path, b"CONTENT").unwrap();
         assert!(matches!(store.read(&put.digest, 99), Err(LocalStoreError::WrongDigest { .. })));
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn nobody_but_the_owner_can_enter_the_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("share/hull/store");
+        let store = LocalStore::open(&root).unwrap();
+        for made in ["", "..", "../..", "blobs", "blobs/sha256", "partial", "tmp", "refs", "pins"] {
+            assert_eq!(mode(&root.join(made)), 0o700, "{made}");
+        }
+        let _hold = store.hold().unwrap();
+        assert_eq!(mode(&root.join("lock")), 0o600);
+    }
+
+    #[test]
+    fn a_store_that_others_can_enter_is_closed_to_them() {
+        let folder = tempfile::tempdir().unwrap();
+        for open in [0o755, 0o711, 0o770] {
+            fs::set_permissions(folder.path(), Permissions::from_mode(open)).unwrap();
+            LocalStore::open(folder.path()).unwrap();
+            assert_eq!(mode(folder.path()), 0o700);
+        }
     }
 }
