@@ -127,6 +127,17 @@ impl PartialBlob {
     }
 }
 
+impl Drop for PartialBlob {
+    fn drop(&mut self) {
+        // Nothing to go on with, say because another process finished while this one waited. The lock is
+        // still held, so nobody else fills this file.
+        if self.len == 0 && is_at(&self.file, &self.path) {
+            // Best effort: the sweep removes what stays.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     match (file.metadata(), fs::metadata(path)) {
@@ -167,5 +178,46 @@ mod tests {
             assert_eq!(store.partial(whole).unwrap().len(), 0);
         }
         assert!(!store.contains(&whole.digest));
+    }
+
+    #[test]
+    fn an_attempt_to_which_nothing_came_leaves_nothing() {
+        let (_folder, store) = store();
+        let whole = blob(b"whole");
+        drop(store.partial(whole).unwrap());
+        assert_eq!(store.files("partial").unwrap(), [] as [PathBuf; 0]);
+        let mut partial = store.partial(whole).unwrap();
+        partial.append(b"wh").unwrap();
+        partial.restart().unwrap();
+        drop(partial);
+        assert_eq!(store.files("partial").unwrap(), [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn who_waited_for_another_download_fills_a_file_of_its_own() {
+        let (_folder, store) = store();
+        for content in [b"whole".as_slice(), b""] {
+            let whole = blob(content);
+            let mut first = store.partial(whole).unwrap();
+            std::thread::scope(|scope| {
+                let second = scope.spawn(|| drop(store.partial(whole).unwrap()));
+                first.append(content).unwrap();
+                first.commit().unwrap();
+                second.join().unwrap();
+            });
+            assert_eq!(store.read(&whole.digest, 99).unwrap(), content);
+            assert_eq!(store.files("partial").unwrap(), [] as [PathBuf; 0]);
+        }
+    }
+
+    #[test]
+    fn a_download_replaces_a_file_that_was_damaged() {
+        let (_folder, store) = store();
+        let whole = blob(b"whole");
+        std::fs::write(store.blob_path(&whole.digest), b"hole").unwrap();
+        let mut partial = store.partial(whole).unwrap();
+        partial.append(b"whole").unwrap();
+        partial.commit().unwrap();
+        assert_eq!(store.read(&whole.digest, 99).unwrap(), b"whole");
     }
 }

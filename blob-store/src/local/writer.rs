@@ -64,7 +64,8 @@ impl LocalStore {
 }
 
 impl BlobWriter {
-    /// Ends the blob: flushes it and gives it its name. Content that the store had already is kept once.
+    /// Ends the blob: flushes it and gives it its name. Content that the store had already is kept once,
+    /// as it was written last.
     ///
     /// # Errors
     ///
@@ -72,10 +73,9 @@ impl BlobWriter {
     pub fn commit(mut self) -> Result<Blob, LocalStoreError> {
         let digest = std::mem::take(&mut self.hasher).finish();
         let blob = Blob { digest, size_bytes: self.size_bytes };
-        if !self.store.contains(&digest) {
-            self.store.adopt(&self.file, &self.path, blob)?;
-            self.committed = true;
-        }
+        // Also where there is a file of that name: it may be damaged, and to find out is to read it.
+        self.store.adopt(&self.file, &self.path, blob)?;
+        self.committed = true;
         Ok(blob)
     }
 }
@@ -131,5 +131,18 @@ mod tests {
         drop(writer);
         LocalStore::open(store.root()).unwrap();
         assert!(!left.exists());
+    }
+
+    #[test]
+    fn what_is_put_again_replaces_what_was_damaged() {
+        let (_folder, store) = store();
+        let put = store.put(b"content").unwrap();
+        let path = store.blob_path(&put.digest);
+        for damaged in [b"CONTENT".as_slice(), b"cont", b"", b"content and more"] {
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, damaged).unwrap();
+            assert_eq!(store.put(b"content").unwrap(), put);
+            assert_eq!(store.read(&put.digest, 99).unwrap(), b"content");
+        }
     }
 }
