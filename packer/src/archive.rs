@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use appliance::{Blob, Digest, Reference, Version, media_type};
@@ -25,6 +26,14 @@ pub enum ArchiveError {
     /// A blob could not be read from the store.
     #[error(transparent)]
     Store(#[from] LocalStoreError),
+    /// There is something that an archive cannot take the place of.
+    #[error("`{}` is {kind}; expected a file, or nothing yet", path.display())]
+    NotAFile {
+        /// Where the archive was to go.
+        path: PathBuf,
+        /// What is there.
+        kind: &'static str,
+    },
     /// The archive could not be written.
     #[error("cannot write the archive `{}`", path.display())]
     Write {
@@ -36,8 +45,8 @@ pub enum ArchiveError {
     },
 }
 
-/// Writes the appliance behind the index `digest` to `path`, whatever was there before, and returns
-/// the archive's size in bytes.
+/// Writes the appliance behind the index `digest` to `path`, in place of the file that was there before,
+/// and returns the archive's size in bytes. Where `path` is a link, what it leads to is replaced.
 ///
 /// # Errors
 ///
@@ -48,9 +57,10 @@ pub fn write_archive(
     digest: &Digest,
     path: &Path,
 ) -> Result<u64, ArchiveError> {
-    let contents = Contents::read(store, digest)?;
     let failed = |source| ArchiveError::Write { path: path.to_owned(), source };
-    let unfinished = Unfinished::create(path).map_err(failed)?;
+    let target = target(path)?;
+    let contents = Contents::read(store, digest)?;
+    let unfinished = Unfinished::create(&target).map_err(failed)?;
     let mut tar = tar::Builder::new(BufWriter::with_capacity(1 << 20, &unfinished.file));
     add(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(failed)?;
     let index = Blob { digest: *digest, size_bytes: contents.index_bytes.len() as u64 };
@@ -65,7 +75,27 @@ pub fn write_archive(
     }
     let buffered = tar.into_inner().map_err(failed)?;
     buffered.into_inner().map_err(|error| failed(error.into_error()))?;
-    unfinished.publish(path).map_err(failed)
+    unfinished.publish(&target).map_err(failed)
+}
+
+/// The file that is replaced, all links followed. A device or a pipe is never replaced by a file.
+fn target(path: &Path) -> Result<PathBuf, ArchiveError> {
+    let failed = |source| ArchiveError::Write { path: path.to_owned(), source };
+    let not_a_file = |kind| ArchiveError::NotAFile { path: path.to_owned(), kind };
+    let kind = match path.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.is_symlink() {
+            true => return Err(not_a_file("a link that leads nowhere")),
+            false => return Ok(path.to_owned()),
+        },
+        metadata => metadata.map_err(failed)?.file_type(),
+    };
+    match kind {
+        kind if kind.is_file() => path.canonicalize().map_err(failed),
+        kind if kind.is_dir() => Err(not_a_file("a folder")),
+        kind if kind.is_fifo() => Err(not_a_file("a pipe")),
+        kind if kind.is_socket() => Err(not_a_file("a socket")),
+        _ => Err(not_a_file("a device")),
+    }
 }
 
 /// The layout's own `index.json`: one entry, with the tag as the name that tools look for.
@@ -146,9 +176,13 @@ impl Unfinished {
 
     fn publish(mut self, target: &Path) -> io::Result<u64> {
         self.file.sync_all()?;
+        let size_bytes = self.file.metadata()?.len();
         std::fs::rename(&self.path, target)?;
         self.published = true;
-        Ok(self.file.metadata()?.len())
+        // Without this, a power cut may undo the renaming.
+        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        Ok(size_bytes)
     }
 }
 
@@ -158,5 +192,80 @@ impl Drop for Unfinished {
             // Best effort: the error that led here is what the caller hears of.
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use appliance::manifest::{ApplianceIndex, PlatformManifest};
+    use rustix::fs::{FileType, Mode};
+
+    use super::*;
+
+    /// A folder with a store in it, and the index of an appliance for platforms that were not pulled.
+    fn stored() -> (tempfile::TempDir, LocalStore, Digest) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(folder.path().join("store")).unwrap();
+        let manifest = Blob { digest: Digest::sha256(b"arm"), size_bytes: 3 };
+        let appliances = vec![PlatformManifest { platform: "linux/arm64".to_owned(), manifest }];
+        let index = store.put(&ApplianceIndex { appliances }.to_bytes()).unwrap().digest;
+        (folder, store, index)
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn an_archive_replaces_a_file_or_what_a_link_leads_to() {
+        let (folder, store, index) = stored();
+        let write = |path: &Path| write_archive(&store, &"web:1".parse().unwrap(), &index, path).unwrap();
+        let new = folder.path().join("new.tar");
+        let bytes = write(&new);
+        let want = fs::read(&new).unwrap();
+        assert_eq!(want.len() as u64, bytes);
+
+        let [elsewhere, link] = ["elsewhere/web.tar", "link.tar"].map(|name| folder.path().join(name));
+        fs::create_dir(elsewhere.parent().unwrap()).unwrap();
+        fs::write(&elsewhere, "old").unwrap();
+        symlink("elsewhere/web.tar", &link).unwrap();
+        write(&link);
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&elsewhere).unwrap(), want);
+        assert_eq!(names(elsewhere.parent().unwrap()), ["web.tar"]);
+        assert_eq!(names(folder.path()), ["elsewhere", "link.tar", "new.tar", "store"]);
+    }
+
+    #[test]
+    fn an_archive_takes_the_place_of_nothing_but_a_file() {
+        let (folder, store, index) = stored();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("folder")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let _socket = UnixListener::bind(at("socket")).unwrap();
+        symlink("nowhere", at("dangling")).unwrap();
+        symlink("/dev/null", at("null")).unwrap();
+        let before = names(folder.path());
+        for (name, kind) in [
+            ("folder", "is a folder;"),
+            ("pipe", "is a pipe;"),
+            ("socket", "is a socket;"),
+            ("dangling", "is a link that leads nowhere;"),
+            ("null", "is a device;"),
+        ] {
+            let reference = "web:1".parse().unwrap();
+            let error = write_archive(&store, &reference, &index, &at(name)).unwrap_err();
+            assert!(matches!(error, ArchiveError::NotAFile { .. }), "{error}");
+            assert!(error.to_string().contains(kind), "{error}");
+        }
+        assert_eq!(names(folder.path()), before);
     }
 }
