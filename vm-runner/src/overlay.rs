@@ -12,9 +12,11 @@
 //!
 //! Source: QEMU `docs/interop/qcow2.txt`, version 3.
 
-use std::fs::{File, OpenOptions};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 const CLUSTER_BITS: u32 = 16;
@@ -31,7 +33,7 @@ const HEADER_BYTES: u32 = 104;
 /// The largest disk: one refcount block must do for the L1 table, and QEMU takes no L1 table over 32 MiB.
 const MAX_DISK_BYTES: u64 = (32 << 20) / 8 * BYTES_PER_L1_ENTRY;
 
-/// Why there is no overlay. Nothing is left at its path.
+/// Why there is no overlay.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OverlayError {
@@ -53,7 +55,9 @@ pub enum OverlayError {
 }
 
 /// Creates an overlay for a disk of `size_bytes` at `path`, readable and writable by this user only,
-/// and returns it open for both. File and directory entry are on stable storage afterwards.
+/// and returns it open for both. File and directory entry are on stable storage afterwards. Whoever is
+/// killed meanwhile leaves the whole overlay or nothing at `path`, and perhaps a hidden file beside it that
+/// the next call removes.
 ///
 /// # Errors
 ///
@@ -61,13 +65,7 @@ pub enum OverlayError {
 pub fn create(path: &Path, size_bytes: u64) -> Result<File, OverlayError> {
     let metadata = empty_image(size_bytes).ok_or(OverlayError::BadSize { size_bytes })?;
     let failed = |source| OverlayError::Io { path: path.into(), source };
-    let file =
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    write_durably(&file, path, &metadata).map_err(|source| {
-        let _ = std::fs::remove_file(path);
-        failed(source)
-    })?;
-    Ok(file)
+    publish(path, &metadata).map_err(failed)
 }
 
 /// An overlay without a name, on the file system of `folder`: what the guest writes is gone when the
@@ -84,11 +82,33 @@ pub fn create_ephemeral(folder: &Path, size_bytes: u64) -> Result<File, OverlayE
     Ok(file)
 }
 
-fn write_durably(file: &File, path: &Path, image: &Image) -> io::Result<()> {
-    write_image(file, image)?;
-    file.sync_all()?;
+/// Writes the image beside `path`, and gives it that name once it is whole.
+fn publish(path: &Path, image: &Image) -> io::Result<File> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
+    let mut prefix = OsString::from(".");
+    prefix.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
+    prefix.push(".new-");
+    remove_leftovers(folder, &prefix)?;
+    let new = tempfile::Builder::new()
+        .prefix(&prefix)
+        .permissions(Permissions::from_mode(0o600))
+        .tempfile_in(folder)?;
+    write_image(new.as_file(), image)?;
+    new.as_file().sync_all()?;
+    let file = new.persist_noclobber(path)?;
+    File::open(folder)?.sync_all()?;
+    Ok(file)
+}
+
+/// Removes what somebody who was killed left of this overlay. Should they live after all, they fail.
+fn remove_leftovers(folder: &Path, prefix: &OsStr) -> io::Result<()> {
+    for entry in folder.read_dir()? {
+        let entry = entry?;
+        if entry.file_name().as_bytes().starts_with(prefix.as_bytes()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn write_image(mut file: &File, image: &Image) -> io::Result<()> {

@@ -46,6 +46,29 @@ fn an_overlay_that_exists_is_left_alone() {
 }
 
 #[test]
+fn what_somebody_left_who_was_killed_while_writing_is_in_nobodys_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.qcow2");
+    std::fs::write(folder.path().join(".data.qcow2.new-Xy12ab"), "QFI").unwrap();
+    std::fs::write(folder.path().join(".other.qcow2.new-Xy12ab"), "QFI").unwrap();
+    overlay::create(&path, 1 << 20).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 4 << 16);
+    let mut names: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, [".other.qcow2.new-Xy12ab", "data.qcow2"]);
+}
+
+#[test]
+fn nothing_stays_of_an_overlay_that_could_not_be_created() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(overlay::create(&folder.path().join("none/data.qcow2"), 1 << 20).is_err());
+    std::fs::write(folder.path().join("data.qcow2"), "precious").unwrap();
+    assert!(overlay::create(&folder.path().join("data.qcow2"), 1 << 20).is_err());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
 fn an_ephemeral_overlay_has_no_name() {
     let folder = tempfile::tempdir().unwrap();
     let file = overlay::create_ephemeral(folder.path(), 1 << 20).unwrap();
