@@ -1,13 +1,21 @@
 //! Health checks: is the guest ready, and does it stay well?
 //!
 //! The judgement is a plain value that is told each check's outcome; a thread of the supervisor does
-//! the asking.
+//! the asking. A guest is never waited for longer than [`CHECK_TIME`] once it has accepted, however
+//! slowly it talks.
+//!
+//! Source: RFC 9112, sections 3 "Request Line" and 4 "Status Line"; RFC 9110, section 15 "Status Codes".
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use appliance::policy::{Health, HealthCheck};
+
+/// How long a guest may take to answer a check.
+const CHECK_TIME: Duration = Duration::from_secs(5);
+/// The longest first line of an answer.
+const LONGEST_STATUS_LINE: usize = 8 << 10;
 
 /// What a machine under health checks is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,38 +61,67 @@ impl Judge {
     }
 }
 
-/// Does one check. `connect` reaches a port of the guest.
+/// Does one check. `connect` reaches a port of the guest, and sees to it that this has an end.
 pub(super) fn passes(check: &HealthCheck, connect: impl Fn(u16) -> io::Result<TcpStream>) -> bool {
+    passes_within(CHECK_TIME, check, connect)
+}
+
+fn passes_within(
+    answer_time: Duration,
+    check: &HealthCheck,
+    connect: impl Fn(u16) -> io::Result<TcpStream>,
+) -> bool {
     match check {
-        HealthCheck::Http { port, path } => {
-            connect(*port).and_then(|guest| http_status(guest, path)).is_ok_and(
-                // RFC 9110, section 15: 2xx is success, 3xx says where to go on.
-                |status| (200..400).contains(&status),
-            )
-        }
+        HealthCheck::Http { port, path } => connect(*port)
+            .and_then(|guest| http_status(guest, path, Instant::now() + answer_time))
+            // 2xx is success, 3xx says where to go on.
+            .is_ok_and(|status| (200..400).contains(&status)),
         HealthCheck::Tcp { port } => connect(*port).is_ok(),
         // Told by the guest, never asked.
         HealthCheck::Ready => false,
     }
 }
 
-/// The status with which the guest answers a GET. RFC 9112, sections 3 and 4.
-fn http_status(mut guest: TcpStream, path: &str) -> io::Result<u16> {
-    const LONGEST_STATUS_LINE: u64 = 8 << 10;
+/// The status with which the guest answers a GET.
+fn http_status(mut guest: TcpStream, path: &str, deadline: Instant) -> io::Result<u16> {
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: hull\r\nConnection: close\r\n\r\n");
+    // An empty socket buffer takes all of it at once.
+    guest.set_write_timeout(Some(left_until(deadline)?))?;
     guest.write_all(request.as_bytes())?;
-    let mut line = String::new();
-    BufReader::new(io::Read::take(guest, LONGEST_STATUS_LINE)).read_line(&mut line)?;
-    let mut words = line.split(' ');
-    match (words.next(), words.next().map(|status| status.trim_end().parse())) {
-        (Some("HTTP/1.1" | "HTTP/1.0"), Some(Ok(status))) => Ok(status),
-        _ => Err(io::ErrorKind::InvalidData.into()),
+    let mut line = Vec::new();
+    while !line.contains(&b'\n') && line.len() < LONGEST_STATUS_LINE {
+        let mut piece = [0; 512];
+        guest.set_read_timeout(Some(left_until(deadline)?))?;
+        match guest.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => line.extend_from_slice(&piece[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
+    status_in(&line).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The status in the first line of an answer.
+fn status_in(answer: &[u8]) -> Option<u16> {
+    let line = answer.split(|byte| *byte == b'\n').next()?;
+    let mut words = std::str::from_utf8(line).ok()?.split(' ');
+    match words.next() {
+        Some("HTTP/1.1" | "HTTP/1.0") => words.next()?.trim_end().parse().ok(),
+        _ => None,
+    }
+}
+
+fn left_until(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+
     use super::*;
 
     const HEALTH: Health =
@@ -130,5 +167,21 @@ mod tests {
         assert!(!answered("HTTP/1.1 503 Busy\r\n\r\n"));
         assert!(!answered("220 mail.example ESMTP\r\n"));
         assert!(!answered(""));
+    }
+
+    #[test]
+    fn a_guest_that_drips_its_answer_fails_the_check_when_the_time_is_up() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            // Each read gets a byte; no single one of them ever waits long.
+            while stream.write_all(b"H").is_ok() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let check = HealthCheck::Http { port: 80, path: "/".into() };
+        assert!(!passes_within(Duration::from_millis(50), &check, |_| TcpStream::connect(address)));
+        server.join().unwrap(); // it was hung up on
     }
 }
