@@ -1,8 +1,9 @@
 //! One relayed TCP connection: bytes both ways, each end closed when the other is.
 //!
 //! Says what it waits for and is told when that has come; the sockets never block. What one side
-//! sent and the other did not yet take is kept, at most [`SCRATCH_BYTES`] of it, and nothing more
-//! is read from a side until that is gone. So a slow reader slows its sender, as without a relay.
+//! sent and the other did not yet take is kept, at most as much as the caller lets it read at once, and
+//! nothing more is read from a side until that is gone. So a slow reader slows its sender, as without a
+//! relay.
 //!
 //! ```text
 //! Connecting --guest accepts--> Open --both directions finished--> Over(Done)
@@ -85,7 +86,13 @@ impl Connection {
         flags
     }
 
-    /// Moves what can be moved, after epoll reported `flags` for `side`.
+    /// How much it keeps for receivers that do not take it.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.up.pending.len() + self.down.pending.len()
+    }
+
+    /// Moves what can be moved, after epoll reported `flags` for `side`; at most as much at once as
+    /// `scratch` is long.
     pub(super) fn advance(&mut self, side: Side, flags: EventFlags, scratch: &mut [u8]) -> Progress {
         if flags.contains(EventFlags::ERR) {
             return Progress::Reset;
@@ -288,6 +295,25 @@ mod tests {
         }
         assert!(was_full);
         assert_eq!(received, bytes);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_may_be_read_at_once() {
+        let (mut connection, mut client, guest) = connection();
+        step(&mut connection, Side::Guest);
+        let mut taken = 0;
+        while let Ok(more) = client.write(&[0; 4096]) {
+            taken += more;
+            let flags = connection.waits_for(Side::Client);
+            connection.advance(Side::Client, flags, &mut [0; 1000]);
+        }
+        assert!((1..=1000).contains(&connection.kept_bytes()), "{}", connection.kept_bytes());
+        let mut received = 0;
+        while received < taken {
+            received += read(&guest).map_or(0, |bytes| bytes.len());
+            step(&mut connection, Side::Guest);
+        }
+        assert_eq!((received, connection.kept_bytes()), (taken, 0));
     }
 
     #[test]

@@ -20,7 +20,7 @@ struct Bench {
 
 impl Bench {
     /// Publishes `guest_port` by a rule that says `more` than the rest.
-    fn new(guest_port: u16, more: &serde_json::Value, connect_time: Duration) -> Self {
+    fn new(guest_port: u16, more: &serde_json::Value, change: impl FnOnce(&mut Worker)) -> Self {
         let mut rule = json!({
             "name": "web", "proto": "tcp", "ports": [guest_port], "from": ["127.0.0.0/8"], "publish": { "hostPort": 0 },
         });
@@ -32,7 +32,7 @@ impl Bench {
         let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let gate = Gate::new(&firewall, &Environment::default());
         let mut worker = Worker::new(ports, gate, Ipv4Addr::LOCALHOST, &stop).unwrap();
-        worker.connect_time = connect_time;
+        change(&mut worker);
         let thread = std::thread::spawn(move || worker.run().unwrap());
         Self { port, stop, counted, thread: Some(thread) }
     }
@@ -58,7 +58,7 @@ impl Drop for Bench {
 fn bench(more: &serde_json::Value) -> (TcpListener, Bench) {
     let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = server.local_addr().unwrap().port();
-    (server, Bench::new(port, more, CONNECT_TIME))
+    (server, Bench::new(port, more, |_| ()))
 }
 
 #[track_caller]
@@ -96,6 +96,40 @@ fn connections_beyond_the_rules_bound_are_reset_until_one_ends() {
     }
     greeter.join().unwrap();
     assert_eq!(bench.counters().accepted, 2);
+}
+
+#[test]
+fn connections_for_which_there_are_no_descriptors_are_reset() {
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = server.local_addr().unwrap().port();
+    let bench = Bench::new(port, &json!({}), |worker| worker.most_descriptors = 5);
+    let accepted = [(); 2].map(|()| (bench.connect(), server.accept().unwrap()));
+    assert_reset(bench.connect());
+    let counters = bench.counters();
+    assert_eq!((counters.accepted, counters.denied_connections), (2, 1));
+    drop(accepted);
+}
+
+#[test]
+fn what_many_clients_do_not_read_is_kept_from_nobody_else() {
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = server.local_addr().unwrap().port();
+    let bench = Bench::new(port, &json!({}), |worker| worker.ample_bytes = 1);
+    let silent = [(); 3].map(|()| {
+        let client = bench.connect();
+        let (mut guest, _) = server.accept().unwrap();
+        guest.set_nonblocking(true).unwrap();
+        while guest.write(&[0; 64 << 10]).is_ok() {}
+        (client, guest)
+    });
+    let mut client = bench.connect();
+    let (mut guest, _) = server.accept().unwrap();
+    let answer = std::thread::spawn(move || guest.write_all(&vec![7; 10 << 20]));
+    let mut received = Vec::new();
+    client.read_to_end(&mut received).unwrap();
+    answer.join().unwrap().unwrap();
+    assert_eq!(received.len(), 10 << 20);
+    drop(silent);
 }
 
 #[test]
@@ -154,7 +188,8 @@ fn a_guest_that_never_answers_is_given_up() {
     server.listen(0).unwrap();
     let address = server.local_addr().unwrap().as_socket().unwrap();
     let _fills_the_queue = TcpStream::connect(address).unwrap(); // the kernel ignores who comes after
-    let bench = Bench::new(address.port(), &json!({}), Duration::from_millis(1));
+    let bench =
+        Bench::new(address.port(), &json!({}), |worker| worker.connect_time = Duration::from_millis(1));
     assert_reset(bench.connect());
     assert_eq!(bench.counters().unanswered, 1);
 }

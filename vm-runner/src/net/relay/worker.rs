@@ -2,6 +2,10 @@
 //!
 //! It runs inside the VM's namespace, so each socket it makes belongs there; the ports were opened
 //! before and belong to the host, as does whatever they accept. Nothing in the loop blocks.
+//!
+//! The process also serves the guest's disks, so clients can take only a part of its descriptors and of
+//! its memory. The latter without anybody waiting for others: when many do not read what they asked for,
+//! less is read at once for all.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,6 +19,7 @@ use firewall::{Client, Gate, Refusal, Ticket};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use rustix::time::Timespec;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
@@ -26,6 +31,17 @@ use super::{CONNECT_TIME, Listening, Port};
 
 /// The most TCP connections, and the most UDP conversations, of one VM.
 const MOST_OPEN: usize = 4096;
+/// Descriptors that are left to the rest of the process.
+const RESERVED_DESCRIPTORS: u64 = 256;
+const CONNECTION_DESCRIPTORS: usize = 2;
+const CONVERSATION_DESCRIPTORS: usize = 1;
+/// While less than this is kept for TCP receivers, each piece read may fill the whole buffer.
+const AMPLE_BYTES: usize = 31 << 20;
+/// What may be read at once when more is kept than that.
+const SPARING_BYTES: usize = 4 << 10;
+/// So this is the most that is ever kept: each direction keeps one piece.
+const MOST_KEPT_BYTES: usize = AMPLE_BYTES + 2 * SCRATCH_BYTES + 2 * MOST_OPEN * SPARING_BYTES;
+const _: () = assert!(MOST_KEPT_BYTES <= 64 << 20);
 /// Connections accepted in a row from one port before others get their turn.
 const MOST_ACCEPTS: usize = 64;
 /// Events taken from the kernel at a time.
@@ -72,6 +88,12 @@ pub(super) struct Worker {
     /// How long the guest may take to accept.
     pub(super) connect_time: Duration,
     serial: u64,
+    /// How many descriptors clients may take.
+    pub(super) most_descriptors: usize,
+    /// What all connections together keep for receivers that do not take it.
+    kept_bytes: usize,
+    /// See [`AMPLE_BYTES`].
+    pub(super) ample_bytes: usize,
     scratch: Vec<u8>,
     /// Given up for a moment when the process is out of descriptors, to accept and refuse with.
     spare: Option<OwnedFd>,
@@ -89,6 +111,7 @@ impl Worker {
             epoll::add(&epoll, socket, Token::Port(index).data(), EventFlags::IN)?;
         }
         let spare = Some(epoll.try_clone()?);
+        let most_descriptors = descriptors_for_clients(getrlimit(Resource::Nofile).current, ports.len());
         Ok(Self {
             epoll,
             guest,
@@ -101,6 +124,9 @@ impl Worker {
             connecting: VecDeque::new(),
             connect_time: CONNECT_TIME,
             serial: 0,
+            most_descriptors,
+            kept_bytes: 0,
+            ample_bytes: AMPLE_BYTES,
             scratch: vec![0; SCRATCH_BYTES],
             spare,
         })
@@ -167,11 +193,18 @@ impl Worker {
         }
     }
 
+    /// True if clients may take `more` descriptors.
+    fn has_descriptors(&self, more: usize) -> bool {
+        let taken = self.connections.len() * CONNECTION_DESCRIPTORS
+            + self.conversations.len() * CONVERSATION_DESCRIPTORS;
+        taken + more <= self.most_descriptors
+    }
+
     fn admit(&mut self, port: usize, client: TcpStream, source: SocketAddr, now: Instant) {
         let Port { guest_port, ref counters, .. } = self.ports[port];
         let counters = Arc::clone(counters);
         let reached = client.local_addr().unwrap_or(source);
-        let ticket = if self.connections.len() < MOST_OPEN {
+        let ticket = if self.connections.len() < MOST_OPEN && self.has_descriptors(CONNECTION_DESCRIPTORS) {
             let from = Client::new(source.ip(), reached.ip());
             self.gate.admit(Proto::Tcp, guest_port, from, now.duration_since(self.started))
         } else {
@@ -210,7 +243,10 @@ impl Worker {
             let _ = epoll::delete(&self.epoll, relayed.connection.descriptor(side));
             return;
         }
-        let progress = relayed.connection.advance(side, flags, &mut self.scratch);
+        let kept_before = relayed.connection.kept_bytes();
+        let piece = if self.kept_bytes < self.ample_bytes { SCRATCH_BYTES } else { SPARING_BYTES };
+        let progress = relayed.connection.advance(side, flags, &mut self.scratch[..piece]);
+        self.kept_bytes = self.kept_bytes - kept_before + relayed.connection.kept_bytes();
         self.settle(slot, progress);
     }
 
@@ -225,6 +261,7 @@ impl Worker {
             return;
         }
         let Some(relayed) = self.connections.remove(slot) else { return };
+        self.kept_bytes -= relayed.connection.kept_bytes();
         if progress != Progress::Done {
             relayed.connection.reset();
         }
@@ -283,7 +320,8 @@ impl Worker {
         let Port { socket: Listening::Udp(published), guest_port, counters } = &self.ports[key.0] else {
             return None;
         };
-        let ticket = if self.conversations.len() < MOST_OPEN {
+        let ticket = if self.conversations.len() < MOST_OPEN && self.has_descriptors(CONVERSATION_DESCRIPTORS)
+        {
             let reached = published.local_addr().unwrap_or(key.1);
             let from = Client::new(key.1.ip(), reached.ip());
             self.gate.admit(Proto::Udp, *guest_port, from, now.duration_since(self.started))
@@ -370,6 +408,14 @@ impl From<EventData> for Token {
     }
 }
 
+/// How many descriptors clients of `ports` open ports may take, where the process may have `limit`;
+/// `None` is without limit.
+fn descriptors_for_clients(limit: Option<u64>, ports: usize) -> usize {
+    let most = MOST_OPEN * (CONNECTION_DESCRIPTORS + CONVERSATION_DESCRIPTORS);
+    let left = limit.map(|limit| limit.saturating_sub(RESERVED_DESCRIPTORS + ports as u64));
+    left.map_or(most, |left| usize::try_from(left).map_or(most, |left| left.min(most)))
+}
+
 /// A socket that is on its way to the guest.
 fn begin_connect(guest: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(guest), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
@@ -413,4 +459,24 @@ fn is_exhausted(error: &io::Error) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_take_no_descriptors_that_the_rest_of_the_process_needs() {
+        for (limit, ports, want) in [
+            (Some(0), 1, 0),
+            (Some(256), 0, 0),
+            (Some(1024), 1, 767),
+            (Some(1024), 800, 0),
+            (Some(1 << 20), 1, 3 * MOST_OPEN),
+            (Some(u64::MAX), 1, 3 * MOST_OPEN),
+            (None, 1, 3 * MOST_OPEN),
+        ] {
+            assert_eq!(descriptors_for_clients(limit, ports), want, "{limit:?}, {ports}");
+        }
+    }
 }
