@@ -3,9 +3,14 @@
 //! Both are there while at least one uplink is, whichever process made it. Everything here is done
 //! under a lock, and can be done again: what a killed process left half done, the next one completes.
 //!
-//! Forwarding is a switch for the whole host. Where it was off before, a file remembers that, the
-//! table drops everything forwarded that is not a VM's, so that the host becomes nobody else's
-//! router, and the last uplink to go switches it off again.
+//! Forwarding is a switch for the whole host, one for each version of IP, and VMs need IPv4's alone.
+//! Where that was off before, a file remembers it, the table drops every forwarded IPv4 packet that is
+//! not a VM's, so that the host becomes nobody else's router, and the last uplink to go switches it off
+//! again. IPv6 is left as it is.
+//!
+//! Known limit: a program that comes to need IPv4 forwarding only while VMs have a way out finds the
+//! switch on and leaves no trace of its wish. What it forwards is dropped meanwhile, and later the
+//! switch goes off. On such hosts switch it on (`net.ipv4.ip_forward=1` in sysctl.d) before the first VM.
 
 use std::fs::{self, File};
 use std::io;
@@ -97,7 +102,7 @@ pub(super) fn was_off() -> PathBuf {
 /// comes in answers what a VM sent. An accept here does not overrule a drop elsewhere, so a host
 /// whose own firewall drops forwarded packets keeps its VMs in until that firewall lets them out.
 fn table(only_ours: bool) -> String {
-    let others = if only_ours { "drop" } else { "accept" };
+    let others = if only_ours { "meta nfproto ipv4 drop" } else { "accept" };
     format!(
         "table inet hull
 delete table inet hull
@@ -107,11 +112,12 @@ table inet hull {{
         ip saddr {LINKS} oifname != \"{OUR_INTERFACES}\" masquerade
     }}
     chain forward_vms {{
-        type filter hook forward priority filter; policy {others};
+        type filter hook forward priority filter; policy accept;
         iifname \"{OUR_INTERFACES}\" oifname \"{OUR_INTERFACES}\" drop
         iifname \"{OUR_INTERFACES}\" accept
         oifname \"{OUR_INTERFACES}\" ct state established,related accept
         oifname \"{OUR_INTERFACES}\" drop
+        {others}
     }}
     chain keep_vms_off_the_host {{
         type filter hook input priority filter; policy accept;
@@ -196,7 +202,9 @@ mod tests {
 
     #[test]
     fn a_host_that_was_no_router_becomes_one_for_vms_only() {
-        assert!(table(true).contains("hook forward priority filter; policy drop;"));
-        assert!(table(false).contains("hook forward priority filter; policy accept;"));
+        assert!(table(true).contains("meta nfproto ipv4 drop"));
+        assert!(!table(false).contains("meta nfproto ipv4 drop"));
+        // A policy would be IPv6's as well, and the host may be a router for that.
+        assert!([true, false].map(table).iter().all(|table| !table.contains("policy drop")));
     }
 }
