@@ -8,7 +8,13 @@
 //! `Range`. A registry that answers 200 instead of 206 starts the blob anew. No more is ever read than
 //! the blob's descriptor allows, and nothing gets the blob's name that does not have its digest.
 //!
+//! A pack with a [`Recipe`] is made of frames that are rebuilt from what is here and of single ranges, front
+//! to back, so that it, too, can be cut and gone on with. If that does not give its digest, it is
+//! fetched whole.
+//!
 //! Source: OCI distribution-spec 1.1, "Pulling blobs"; RFC 9110, sections 14.2 to 14.4.
+
+use std::sync::Arc;
 
 use appliance::Blob;
 use blob_store::{LocalStore, LocalStoreError, PartialBlob};
@@ -21,6 +27,8 @@ use tokio::task::JoinHandle;
 use crate::on_thread::on_thread;
 use crate::progress::Event;
 use crate::pull::PullError;
+use crate::rebuild::{NotRebuilt, Rebuilder};
+use crate::recipe::{Recipe, Recipes, Step};
 use crate::session::{Call, Session};
 use crate::{Progress, RequestError};
 
@@ -36,28 +44,68 @@ pub(crate) struct Fetcher<'a> {
     pub(crate) store: &'a LocalStore,
     /// Bounds the blobs that use the network. Flushing a blob to the disk needs none of it.
     pub(crate) network: &'a Semaphore,
+    pub(crate) recipes: &'a Recipes,
     pub(crate) progress: &'a dyn Progress,
 }
 
+/// What it took to have a blob, or several.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Moved {
+    /// Bytes that were fetched, in all attempts.
+    pub(crate) fetched: u64,
+    /// Bytes of the blob that need not be fetched, because local chunks gave them.
+    pub(crate) rebuilt: u64,
+}
+
+impl Moved {
+    pub(crate) fn add(self, other: Self) -> Self {
+        Self { fetched: self.fetched + other.fetched, rebuilt: self.rebuilt + other.rebuilt }
+    }
+}
+
+/// How a blob is made whole.
+#[derive(Debug, Clone, Copy)]
+enum Way<'a> {
+    /// From what an earlier attempt left, by the recipe if there is one.
+    GoOn(Option<&'a Recipe>),
+    /// From nothing, by one plain request.
+    Anew,
+}
+
 impl Fetcher<'_> {
-    /// Fetches what is missing of `blob`, and returns how many bytes that were.
-    pub(crate) async fn fetch(self, blob: Blob) -> Result<u64, PullError> {
-        let (resumed, result) = self.fetch_rest(blob).await;
-        match result {
-            // What an earlier process left may have been damaged since, say by a power cut.
-            Err(PullError::WrongDigest { .. }) if resumed => {
-                self.progress.report(Event::Resumed { blob, at_bytes: 0 });
-                self.fetch_rest(blob).await.1
+    /// Fetches, or rebuilds, what is missing of `blob`.
+    pub(crate) async fn fetch(self, blob: Blob) -> Result<Moved, PullError> {
+        let recipe = self.recipes.get(&blob.digest);
+        let mut moved = Moved::default();
+        let (resumed, result) = self.fetch_rest(blob, Way::GoOn(recipe), &mut moved).await;
+        let anew = match &result {
+            // What an earlier process left may have been damaged since, say by a power cut, and another
+            // encoder may have made what was rebuilt.
+            Err(PullError::WrongDigest { .. }) => resumed || recipe.is_some(),
+            // A registry need not like ranges.
+            Err(PullError::Request(RequestError::Refused { .. }) | PullError::TooLong { .. }) => {
+                recipe.is_some()
             }
-            result => result,
+            _ => false,
+        };
+        if anew {
+            self.progress.report(Event::Resumed { blob, at_bytes: 0 });
+            moved.rebuilt = 0;
+            self.fetch_rest(blob, Way::Anew, &mut moved).await.1?;
+        } else {
+            result?;
         }
+        Ok(moved)
     }
 
-    /// As [`Fetcher::fetch`], without doubt about what is there already; says too if anything was.
-    async fn fetch_rest(self, blob: Blob) -> (bool, Result<u64, PullError>) {
-        let store = self.store.clone();
+    /// As [`Fetcher::fetch`], once; says too if anything was there already.
+    async fn fetch_rest(self, blob: Blob, way: Way<'_>, moved: &mut Moved) -> (bool, Result<(), PullError>) {
+        let (store, forget) = (self.store.clone(), matches!(way, Way::Anew));
         let opened = on_thread(move || {
-            let partial = store.partial(blob)?;
+            let mut partial = store.partial(blob)?;
+            if forget {
+                partial.restart()?;
+            }
             // Whoever was filling it may have finished while we waited.
             Ok::<_, PullError>((!store.contains(&blob.digest)).then_some(partial))
         });
@@ -69,26 +117,87 @@ impl Fetcher<'_> {
         self.progress.report(Event::Started { blob, at_bytes });
         let Some(partial) = partial else {
             self.progress.report(Event::Finished { blob });
-            return (false, Ok(0));
+            return (false, Ok(()));
         };
-        (at_bytes > 0, self.fill_and_commit(blob, partial).await)
+        (at_bytes > 0, self.fill_and_commit(blob, partial, way, moved).await)
     }
 
-    async fn fill_and_commit(self, blob: Blob, partial: PartialBlob) -> Result<u64, PullError> {
+    async fn fill_and_commit(
+        self,
+        blob: Blob,
+        mut partial: PartialBlob,
+        way: Way<'_>,
+        moved: &mut Moved,
+    ) -> Result<(), PullError> {
         let permit = self.network.acquire().await.expect("the semaphore is never closed");
-        let (partial, fetched) = self.fill(blob, partial).await?;
+        if let Way::GoOn(Some(recipe)) = way {
+            partial = self.follow(blob, recipe, partial, moved).await?;
+        }
+        let partial = self.fill(blob, partial, blob.size_bytes, moved).await?;
         drop(permit);
         on_thread(move || partial.commit()).await.map_err(wrong_digest)?;
         self.progress.report(Event::Finished { blob });
-        Ok(fetched)
+        Ok(())
     }
 
-    /// Makes `partial` whole, and says how many bytes were fetched for that.
-    async fn fill(self, blob: Blob, mut partial: PartialBlob) -> Result<(PartialBlob, u64), PullError> {
-        let (mut failures, mut fetched) = (self.session.failures(), 0);
-        while partial.len() < blob.size_bytes {
+    /// Makes what `partial` lacks by the recipe, as far as that goes.
+    async fn follow(
+        self,
+        blob: Blob,
+        recipe: &Recipe,
+        mut partial: PartialBlob,
+        moved: &mut Moved,
+    ) -> Result<PartialBlob, PullError> {
+        let mut rebuilder = Rebuilder::new(self.store.clone());
+        for step in &recipe.steps {
+            let frame = match step {
+                Step::Fetch { end } => {
+                    partial = self.fill(blob, partial, *end, moved).await?;
+                    continue;
+                }
+                // It is there, or the registry has sent the whole blob.
+                Step::Rebuild(frame) if frame.end() <= partial.len() => continue,
+                Step::Rebuild(frame) => Arc::clone(frame),
+            };
+            let (before, end) = (partial.len(), frame.end());
+            let rebuilt;
+            (partial, rebuilder, rebuilt) = on_thread(move || {
+                let rebuilt = rebuilder.append(&frame, &mut partial);
+                (partial, rebuilder, rebuilt)
+            })
+            .await;
+            match rebuilt {
+                Ok(()) => {
+                    let bytes = partial.len() - before;
+                    moved.rebuilt += bytes;
+                    self.progress.report(Event::Rebuilt { blob, bytes });
+                }
+                Err(NotRebuilt::Unreadable) => partial = self.fill(blob, partial, end, moved).await?,
+                Err(NotRebuilt::OtherEncoder) => {
+                    // What was rebuilt so far had the right length by chance only.
+                    if moved.rebuilt > 0 {
+                        self.restart(blob, &mut partial, moved)?;
+                    }
+                    break;
+                }
+                Err(NotRebuilt::Store(error)) => return Err(error.into()),
+            }
+        }
+        Ok(partial)
+    }
+
+    /// Fetches what `partial` lacks up to `end`; more, if the registry sends the whole blob.
+    async fn fill(
+        self,
+        blob: Blob,
+        mut partial: PartialBlob,
+        end: u64,
+        moved: &mut Moved,
+    ) -> Result<PartialBlob, PullError> {
+        let mut failures = self.session.failures();
+        while partial.len() < end {
             let attempt;
-            (partial, attempt) = self.attempt(blob, partial, &mut fetched).await;
+            (partial, attempt) = self.attempt(blob, partial, end, moved).await;
             match attempt {
                 Ok(()) => {}
                 Err(Trouble::Refused(error)) => return Err(error),
@@ -99,46 +208,54 @@ impl Fetcher<'_> {
                 }
             }
         }
-        Ok((partial, fetched))
+        Ok(partial)
     }
 
-    /// One request for what `partial` lacks. What arrives is kept, however it ends.
+    /// One request for what `partial` lacks up to `end`. What arrives is kept, however it ends.
     async fn attempt(
         self,
         blob: Blob,
         mut partial: PartialBlob,
-        fetched: &mut u64,
+        end: u64,
+        moved: &mut Moved,
     ) -> (PartialBlob, Result<(), Trouble>) {
-        let response = match self.open(blob, &mut partial).await {
-            Ok(response) => response,
+        let (response, end) = match self.open(blob, &mut partial, end, moved).await {
+            Ok(opened) => opened,
             Err(trouble) => return (partial, Err(trouble)),
         };
         let start = partial.len();
         let mut sink = Sink::start(partial);
-        let copied = self.copy(blob, start, response, &mut sink).await;
+        let copied = self.copy(blob, (start, end), response, &mut sink).await;
         let (partial, written) = sink.finish().await;
-        *fetched += partial.len() - start;
+        moved.fetched += partial.len() - start;
         (partial, written.map_err(|error| Trouble::Refused(error.into())).and(copied))
     }
 
-    /// Asks for what `partial` lacks. The answer's body starts where `partial` then ends.
-    async fn open(self, blob: Blob, partial: &mut PartialBlob) -> Result<Response, Trouble> {
+    /// Asks for what `partial` lacks up to `end`. The answer's body starts where `partial` then ends, and
+    /// goes to the offset that comes with it: `end`, or the blob's own end.
+    async fn open(
+        self,
+        blob: Blob,
+        partial: &mut PartialBlob,
+        end: u64,
+        moved: &mut Moved,
+    ) -> Result<(Response, u64), Trouble> {
         let what = format!("blob {}", blob.digest);
         let start = partial.len();
         let url = self.session.blob_url(&blob.digest);
         let mut wanted = vec![StatusCode::OK];
         let mut call = Call::new(Method::GET, url, &what, &[]);
-        if start > 0 {
+        if start > 0 || end < blob.size_bytes {
             wanted.extend([StatusCode::PARTIAL_CONTENT, StatusCode::RANGE_NOT_SATISFIABLE]);
-            call = call.header(RANGE, &format!("bytes={start}-{}", blob.size_bytes - 1));
+            call = call.header(RANGE, &format!("bytes={start}-{}", end - 1));
         }
         call.wanted = &wanted;
         let response = self.session.send_once(&call).await.map_err(Trouble::Request)?;
         let size = match response.status() {
             StatusCode::PARTIAL_CONTENT => match content_range(response.headers()) {
-                Some((first, total)) if first == start => {
-                    check_size(blob, total)?;
-                    return Ok(response);
+                Some(range) if range.first == start && range.last < end => {
+                    check_size(blob, range.size)?;
+                    return Ok((response, end));
                 }
                 // Another range than was asked for: this registry cannot go on in the middle.
                 _ => None,
@@ -146,36 +263,37 @@ impl Fetcher<'_> {
             StatusCode::RANGE_NOT_SATISFIABLE => None,
             _ => Some(response.content_length()),
         };
-        self.restart(blob, partial)?;
+        self.restart(blob, partial, moved).map_err(Trouble::Refused)?;
         match size {
             Some(size) => {
                 check_size(blob, size)?;
-                Ok(response)
+                Ok((response, blob.size_bytes))
             }
-            None => Box::pin(self.open(blob, partial)).await,
+            None => Box::pin(self.open(blob, partial, blob.size_bytes, moved)).await,
         }
     }
 
-    fn restart(self, blob: Blob, partial: &mut PartialBlob) -> Result<(), Trouble> {
+    fn restart(self, blob: Blob, partial: &mut PartialBlob, moved: &mut Moved) -> Result<(), PullError> {
         if partial.len() > 0 {
-            partial.restart().map_err(|error| Trouble::Refused(error.into()))?;
+            partial.restart()?;
+            moved.rebuilt = 0;
             self.progress.report(Event::Resumed { blob, at_bytes: 0 });
         }
         Ok(())
     }
 
-    /// Copies a body that starts at offset `start` of the blob.
+    /// Copies a body that goes from `start` to `end` of the blob.
     async fn copy(
         self,
         blob: Blob,
-        start: u64,
+        (start, end): (u64, u64),
         mut response: Response,
         sink: &mut Sink,
     ) -> Result<(), Trouble> {
         let mut at = start;
         while let Some(piece) = self.session.piece(&mut response).await.map_err(Trouble::Request)? {
             let bytes = piece.len() as u64;
-            if bytes > blob.size_bytes - at {
+            if bytes > end - at {
                 let error = PullError::TooLong { blob: blob.digest, wanted: blob.size_bytes };
                 return Err(Trouble::Refused(error));
             }
@@ -185,9 +303,9 @@ impl Fetcher<'_> {
             }
             self.progress.report(Event::Moved { blob, bytes });
         }
-        if at < blob.size_bytes {
+        if at < end {
             let what = format!("blob {}", blob.digest);
-            return Err(Trouble::Request(RequestError::Short { what, found: at, wanted: blob.size_bytes }));
+            return Err(Trouble::Request(RequestError::Short { what, found: at, wanted: end }));
         }
         Ok(())
     }
@@ -279,11 +397,19 @@ fn check_size(blob: Blob, announced: Option<u64>) -> Result<(), Trouble> {
     }
 }
 
-/// The first byte and, where it is told, the whole size from `Content-Range: bytes FIRST-LAST/SIZE`.
-fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
+/// What `Content-Range: bytes FIRST-LAST/SIZE` says; the size may be left open as `*`.
+#[derive(Debug, PartialEq, Eq)]
+struct ContentRange {
+    first: u64,
+    last: u64,
+    size: Option<u64>,
+}
+
+fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
     let (range, size) = headers.get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, _) = range.split_once('-')?;
-    Some((first.parse().ok()?, if size == "*" { None } else { Some(size.parse().ok()?) }))
+    let (first, last) = range.split_once('-')?;
+    let size = if size == "*" { None } else { Some(size.parse().ok()?) };
+    Some(ContentRange { first: first.parse().ok()?, last: last.parse().ok()?, size })
 }
 
 #[cfg(test)]
@@ -295,8 +421,9 @@ mod tests {
     #[test]
     fn content_ranges_are_read_or_count_as_absent() {
         let rows = [
-            ("bytes 5-9/10", Some((5, Some(10)))),
-            ("bytes 5-9/*", Some((5, None))),
+            ("bytes 5-9/10", Some(ContentRange { first: 5, last: 9, size: Some(10) })),
+            ("bytes 5-9/*", Some(ContentRange { first: 5, last: 9, size: None })),
+            ("bytes 5-/10", None),
             ("bytes */10", None),
             ("5-9/10", None),
             ("bytes 5-9", None),

@@ -22,6 +22,8 @@ mod on_thread;
 mod progress;
 mod pull;
 mod push;
+mod rebuild;
+mod recipe;
 mod request;
 mod resolve;
 mod retry;

@@ -33,6 +33,13 @@ pub enum Event<'a> {
         /// Bytes since the last report.
         bytes: u64,
     },
+    /// More of a blob is here without having moved: local chunks gave it.
+    Rebuilt {
+        /// The blob.
+        blob: Blob,
+        /// Bytes since the last report.
+        bytes: u64,
+    },
     /// After a failure a blob goes on at another offset; what had moved beyond it moves again.
     Resumed {
         /// The blob.
@@ -59,7 +66,7 @@ pub enum Event<'a> {
 pub struct Plan {
     /// Blobs that have to move.
     pub blobs: usize,
-    /// Their bytes.
+    /// Their bytes; some may turn out to be rebuilt instead.
     pub bytes: u64,
     /// Blobs that are there already.
     pub present_blobs: usize,

@@ -6,8 +6,9 @@
 //!
 //! The small parts come first and are read, so that something that is no appliance, or is for another
 //! platform, is refused before its gigabytes move. Blobs that are here are not asked for; a version that
-//! was packed against one that is here differs from it in few packs. The local tag comes last: a reference
-//! never names something incomplete.
+//! was packed against one that is here differs from it in few packs. Where appliances are here, the disk
+//! indexes come before the packs and tell which frames of these can be rebuilt from local chunks. The local
+//! tag comes last: a reference never names something incomplete.
 //!
 //! Trust hangs on digests alone. What the registry says about types, sizes and names is checked against
 //! them or not used.
@@ -28,9 +29,10 @@ use reqwest::{Method, StatusCode};
 use tokio::sync::Semaphore;
 
 use crate::document::{Document, DocumentError, Kind};
-use crate::fetch::Fetcher;
+use crate::fetch::{Fetcher, Moved};
 use crate::on_thread::on_thread;
 use crate::progress::{Event, Plan};
+use crate::recipe::{Recipes, local_appliances, recipes};
 use crate::resolve::claimed_digest;
 use crate::session::{Access, Call, Session};
 use crate::{Client, Progress, RequestError};
@@ -45,10 +47,12 @@ pub struct Pulled {
     pub index: Digest,
     /// The manifest of the platform that was asked for.
     pub manifest: Digest,
-    /// Blobs that were fetched, in whole or in part.
+    /// Blobs that were missing, and were fetched, rebuilt, or both.
     pub fetched_blobs: usize,
     /// Bytes of blobs that were fetched.
     pub fetched_bytes: u64,
+    /// Bytes of blobs that were missing but need not be fetched, because chunks that were here gave them.
+    pub rebuilt_bytes: u64,
     /// Blobs that were here already.
     pub present_blobs: usize,
     /// Their bytes.
@@ -254,9 +258,10 @@ impl Pull<'_> {
         let (small, large): (Vec<Blob>, Vec<Blob>) = missing.iter().partition(|blob| {
             [chosen.parsed.config.digest, chosen.parsed.policy.digest].contains(&blob.digest)
         });
-        let mut fetched_bytes = self.fetch_all(&small).await?;
+        let documents = self.fetch_all(&small, &Recipes::new()).await?;
         self.check_documents(&chosen.parsed, platform).await?;
-        fetched_bytes += self.fetch_all(&large).await?;
+        let content = self.fetch_content(&chosen.parsed, large).await?;
+        let moved = documents.add(content);
 
         let manifest = chosen.manifest_digest;
         self.keep(manifest, chosen.manifest).await?;
@@ -268,7 +273,8 @@ impl Pull<'_> {
             index,
             manifest,
             fetched_blobs: plan.blobs,
-            fetched_bytes,
+            fetched_bytes: moved.fetched,
+            rebuilt_bytes: moved.rebuilt,
             present_blobs: plan.present_blobs,
             present_bytes: plan.present_bytes,
         })
@@ -355,7 +361,7 @@ impl Pull<'_> {
         Ok(distinct)
     }
 
-    /// The blobs that have to be fetched, whole. A finer choice, frame by frame, would be made here.
+    /// The blobs that are not here whole.
     fn missing(self, blobs: &[Blob]) -> Result<Vec<Blob>, PullError> {
         let mut missing = Vec::new();
         for blob in blobs {
@@ -372,14 +378,38 @@ impl Pull<'_> {
         Ok(missing)
     }
 
-    async fn fetch_all(self, blobs: &[Blob]) -> Result<u64, PullError> {
+    /// Fetches the `missing` disk indexes and packs, and what else there is. What is here already may hold
+    /// chunks of them, which the disk indexes tell, so these come first then.
+    async fn fetch_content(
+        self,
+        manifest: &ApplianceManifest,
+        missing: Vec<Blob>,
+    ) -> Result<Moved, PullError> {
+        let store = self.store.clone();
+        let local = match manifest.packs.iter().any(|pack| missing.contains(pack)) {
+            true => on_thread(move || local_appliances(&store)).await,
+            false => Vec::new(),
+        };
+        if local.is_empty() {
+            return self.fetch_all(&missing, &Recipes::new()).await;
+        }
+        let is_index = |blob: &Blob| manifest.disks.iter().any(|disk| disk.index.digest == blob.digest);
+        let (indexes, others): (Vec<Blob>, Vec<Blob>) = missing.into_iter().partition(is_index);
+        let indexes = self.fetch_all(&indexes, &Recipes::new()).await?;
+        let (store, manifest) = (self.store.clone(), manifest.clone());
+        let (recipes, others) =
+            on_thread(move || (recipes(&store, &manifest, &others, &local), others)).await;
+        Ok(indexes.add(self.fetch_all(&others, &recipes).await?))
+    }
+
+    async fn fetch_all(self, blobs: &[Blob], recipes: &Recipes) -> Result<Moved, PullError> {
         let concurrency = self.session.client.concurrency();
         let network = Semaphore::new(concurrency);
         let Self { session, store, progress, .. } = self;
-        let fetcher = Fetcher { session, store, network: &network, progress };
+        let fetcher = Fetcher { session, store, network: &network, recipes, progress };
         stream::iter(blobs.iter().copied().map(|blob| fetcher.fetch(blob)))
             .buffer_unordered(concurrency * FLUSHING_PER_FETCH)
-            .try_fold(0, |sum, bytes| async move { Ok(sum + bytes) })
+            .try_fold(Moved::default(), |sum, moved| async move { Ok(sum.add(moved)) })
             .await
     }
 

@@ -51,8 +51,12 @@ fn fetch(
     if pulled.fetched_blobs == 0 {
         text::say(format_args!("{reference} is up to date."));
     } else {
+        let rebuilt = match pulled.rebuilt_bytes {
+            0 => String::new(),
+            bytes => format!("; {} were rebuilt from what is here", text::size(bytes)),
+        };
         text::say(format_args!(
-            "Fetched {}, {}; {} were here.",
+            "Fetched {}, {}; {} were here{rebuilt}.",
             text::count(pulled.fetched_blobs as u64, "blob"),
             speed(pulled.fetched_bytes, start),
             text::size(pulled.present_bytes)

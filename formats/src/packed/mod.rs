@@ -51,6 +51,9 @@ pub const MAX_ROOT_BYTES: u64 = root::HEADER_BYTES
 /// The largest page in bytes: every block a chunk and a frame of its own.
 pub const MAX_PAGE_BYTES: u64 = page::HEADER_BYTES + PAGE_BLOCKS * (page::FRAME_BYTES + page::CHUNK_BYTES);
 
+/// zstd's level in packs that hull writes. Readers take any; it matters to who makes a frame anew.
+pub const DEFAULT_LEVEL: i32 = 3;
+
 /// The most bytes that a frame of `blocks` blocks may take: zstd's own bound for incompressible content.
 pub const fn max_frame_bytes(blocks: u64) -> u64 {
     let content = blocks * BLOCK_BYTES;

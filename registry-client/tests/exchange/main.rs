@@ -8,5 +8,6 @@ mod fake;
 mod login;
 mod pull;
 mod push;
+mod rebuild;
 mod redirects;
 mod sample;

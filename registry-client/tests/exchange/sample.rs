@@ -160,6 +160,7 @@ pub(crate) struct Told {
     /// Bytes at which blobs went on after a failure.
     pub(crate) resumed_at: Vec<u64>,
     pub(crate) moved: u64,
+    pub(crate) rebuilt: u64,
     pub(crate) finished: usize,
     pub(crate) failures: Vec<String>,
 }
@@ -178,6 +179,7 @@ impl Progress for Notes {
             Event::Started { at_bytes, .. } if at_bytes > 0 => told.started_at.push(at_bytes),
             Event::Resumed { at_bytes, .. } => told.resumed_at.push(at_bytes),
             Event::Moved { bytes, .. } => told.moved += bytes,
+            Event::Rebuilt { bytes, .. } => told.rebuilt += bytes,
             Event::Finished { .. } => told.finished += 1,
             Event::Waiting { reason, .. } => told.failures.push(reason.to_string()),
             _ => {}
