@@ -7,11 +7,13 @@
 //! - [`Reference`]: how an appliance is named, `HOST[:PORT]/NAME[:TAG|@DIGEST]`.
 //! - [`ApplianceConfig`]: machines, disks, NICs and volumes.
 //! - [`policy`]: what the appliance asks of, and forbids itself on, the host that runs it.
+//! - [`Fault`]: what is wrong in one of these documents, and where.
 //! - [`manifest`]: how all of it is laid out as OCI manifests.
 
 pub mod canonical;
 mod config;
 mod digest;
+mod fault;
 pub mod manifest;
 pub mod media_type;
 pub mod policy;
@@ -22,5 +24,6 @@ pub use config::{
     is_label,
 };
 pub use digest::{Algorithm, Blob, Digest, DigestError, Hasher};
+pub use fault::Fault;
 pub use policy::Policy;
 pub use reference::{Reference, ReferenceError, Version};

@@ -2,19 +2,24 @@
 //!
 //! Allow-only and order-free: rules add up, nothing shadows anything, and what no rule allows is
 //! dropped. So "is this wider than before?" has an answer. These are the values as written; what
-//! they mean for a packet is decided in `firewall`.
+//! they mean for a packet is decided in `firewall`, and never here.
 //!
 //! Stored as canonical JSON, one document for the whole appliance.
+//!
+//! Source: `docs/formats/appliance.md`, section 5.
 
+mod check;
+mod error;
 mod peer;
 mod ports;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use error::PolicyError;
 pub use peer::{Fqdn, Peer};
 pub use ports::PortRange;
 
@@ -125,7 +130,7 @@ pub struct Dns {
     /// How name queries are treated.
     #[serde(default)]
     pub mode: DnsMode,
-    /// Names that may be asked for besides those in `fqdn:` peers; only with [`DnsMode::Proxy`].
+    /// Names that may be asked for besides those in `fqdn:` peers; none unless [`DnsMode::Proxy`].
     #[serde(default)]
     pub names: Vec<Fqdn>,
 }
@@ -156,6 +161,13 @@ pub struct FlowLimits {
     pub egress_mbit: Option<u32>,
 }
 
+impl FlowLimits {
+    /// What [`FlowLimits::flows`] and [`FlowLimits::new_flows_per_second`] may be.
+    pub const FLOWS: RangeInclusive<u32> = 1..=1_000_000;
+    /// What [`FlowLimits::egress_mbit`] may be.
+    pub const EGRESS_MBIT: RangeInclusive<u32> = 1..=400_000;
+}
+
 impl Default for FlowLimits {
     fn default() -> Self {
         Self { flows: 16_384, new_flows_per_second: 500, egress_mbit: None }
@@ -170,11 +182,11 @@ pub struct IngressRule {
     pub name: String,
     /// The transport protocol.
     pub proto: Proto,
-    /// The machine's ports.
+    /// The machine's ports, at least one.
     pub ports: Vec<PortRange>,
     /// Who may connect. Empty: nobody.
     pub from: Vec<Peer>,
-    /// The host's port that leads here.
+    /// The host's port that leads here; no two rules share one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub publish: Option<Publish>,
     /// How fast new connections may come.
@@ -196,7 +208,7 @@ pub struct EgressRule {
     pub name: String,
     /// The transport protocol.
     pub proto: Proto,
-    /// The other side's ports.
+    /// The other side's ports, at least one.
     pub ports: Vec<PortRange>,
     /// Whom the machine may reach. Empty: nobody.
     pub to: Vec<Peer>,
@@ -256,6 +268,11 @@ pub struct Rate {
     pub per: RatePer,
 }
 
+impl Rate {
+    /// What [`Rate::new_per_second`] and [`Rate::burst`] may be.
+    pub const TOKENS: RangeInclusive<u32> = 1..=1_000_000;
+}
+
 /// Who shares a token bucket.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -313,6 +330,13 @@ pub struct Health {
     pub start_period_ms: u64,
     /// Failed checks in a row that make it unhealthy.
     pub retries: u32,
+}
+
+impl Health {
+    /// The longest that [`Health::interval_ms`] and [`Health::start_period_ms`] may be: 7 days.
+    pub const LONGEST_MS: u64 = 7 * 24 * 3_600_000;
+    /// What [`Health::retries`] may be.
+    pub const RETRIES: RangeInclusive<u32> = 1..=1000;
 }
 
 /// What a health check asks of a machine.
@@ -378,7 +402,7 @@ pub enum Rollback {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Trust {
-    /// How many of the keys must have signed.
+    /// How many of the keys must have signed; not more than there are.
     pub require: u32,
     /// The keys, such as `ed25519:...`.
     pub keys: Vec<String>,
@@ -391,82 +415,6 @@ pub struct Placement {
     /// Names of hosts, `*` for any part of a label. Empty: anywhere.
     #[serde(default)]
     pub hosts: Vec<String>,
-}
-
-/// Why a policy, or a value in one, cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PolicyError {
-    /// Not JSON, or not of this shape.
-    #[error("the appliance's policy is not as policy version 1 says")]
-    Malformed(#[source] serde_json::Error),
-    /// Written by a newer hull.
-    #[error("the appliance's policy has version {found}; this hull enforces version 1")]
-    Version {
-        /// What the policy says.
-        found: u32,
-    },
-    /// Two rules of one direction share a name.
-    #[error("two {direction} rules are named `{name}`")]
-    DuplicateRule {
-        /// `ingress` or `egress`.
-        direction: &'static str,
-        /// The shared name, control characters escaped.
-        name: String,
-    },
-    /// A rule's name that could not stand in a counter's name.
-    #[error("`{name}` is not a rule name; expected 1 to 63 lower-case letters, digits and `-`")]
-    BadRuleName {
-        /// The name, control characters escaped.
-        name: String,
-    },
-    /// A range that starts at 0, ends before it starts, or is no range.
-    #[error("`{text}` is not a port or range of ports; expected 1 to 65535, such as 443 or \"8000-8010\"")]
-    BadPorts {
-        /// What was found, control characters escaped.
-        text: String,
-    },
-    /// A peer that is none of the known kinds.
-    #[error(
-        "`{text}` is not a peer; expected an address range such as \"10.0.0.0/8\", \"fqdn:name\", \
-         \"peer:machine\" or \"host\""
-    )]
-    BadPeer {
-        /// What was found, control characters escaped.
-        text: String,
-    },
-    /// An address range whose address has bits after the prefix.
-    #[error("`{found}` has address bits after its prefix; did you mean `{meant}`?")]
-    HostBits {
-        /// What was found.
-        found: IpNet,
-        /// The range that holds it.
-        meant: IpNet,
-    },
-    /// An exception outside of what it is an exception to.
-    #[error("exception `{except}` is not inside `{cidr}`")]
-    ExceptOutside {
-        /// The exception.
-        except: IpNet,
-        /// The range.
-        cidr: IpNet,
-    },
-    /// Not a domain name.
-    #[error("`{text}` is not a domain name; expected labels of letters, digits and `-`, `*.` only in front")]
-    BadFqdn {
-        /// What was found, control characters escaped.
-        text: String,
-    },
-    /// A published rule whose ports run past 65535 on the host.
-    #[error("rule `{rule}` publishes {count} ports from {host_port}; the last one is past 65535")]
-    PublishOverflow {
-        /// The rule's name.
-        rule: String,
-        /// The first port on the host.
-        host_port: u16,
-        /// How many ports the rule has.
-        count: u32,
-    },
 }
 
 impl Policy {
@@ -487,56 +435,10 @@ impl Policy {
         canonical::to_vec(self)
     }
 
-    /// Checks what the types alone do not: names and uniqueness of rules, published ports.
-    ///
-    /// # Errors
-    ///
-    /// As [`Policy::parse`].
-    pub fn check(&self) -> Result<(), PolicyError> {
-        if self.policy_version != 1 {
-            return Err(PolicyError::Version { found: self.policy_version });
-        }
-        self.machines.values().try_for_each(|machine| machine.firewall.check())
-    }
-
     /// What holds for `machine`; everything denied where the policy does not list it.
     pub fn machine(&self, machine: &str) -> MachinePolicy {
         self.machines.get(machine).cloned().unwrap_or_default()
     }
-}
-
-impl Firewall {
-    /// Checks names and uniqueness of rules, and published ports.
-    ///
-    /// # Errors
-    ///
-    /// [`PolicyError::DuplicateRule`], [`PolicyError::BadRuleName`], [`PolicyError::PublishOverflow`].
-    pub fn check(&self) -> Result<(), PolicyError> {
-        check_names("ingress", self.ingress.iter().map(|rule| rule.name.as_str()))?;
-        check_names("egress", self.egress.iter().map(|rule| rule.name.as_str()))?;
-        for rule in &self.ingress {
-            let count: u32 = rule.ports.iter().map(PortRange::count).sum();
-            let Some(publish) = rule.publish else { continue };
-            if u32::from(publish.host_port) + count > 1 << 16 {
-                let rule = rule.name.clone();
-                return Err(PolicyError::PublishOverflow { rule, host_port: publish.host_port, count });
-            }
-        }
-        Ok(())
-    }
-}
-
-fn check_names<'a>(direction: &'static str, names: impl Iterator<Item = &'a str>) -> Result<(), PolicyError> {
-    let mut seen = std::collections::BTreeSet::new();
-    for name in names {
-        if !crate::config::is_label(name) {
-            return Err(PolicyError::BadRuleName { name: name.escape_debug().to_string() });
-        }
-        if !seen.insert(name) {
-            return Err(PolicyError::DuplicateRule { direction, name: name.to_owned() });
-        }
-    }
-    Ok(())
 }
 
 impl IngressRule {
@@ -583,15 +485,5 @@ mod tests {
         let http = &policy.machine("web").firewall.ingress[0];
         assert_eq!(http.published_ports()[..2], [(8080, 80), (8081, 8000)]);
         assert_eq!(policy.machine("other"), MachinePolicy::default());
-    }
-
-    #[test]
-    fn two_rules_cannot_share_a_name() {
-        let rule = serde_json::json!({ "name": "a", "proto": "tcp", "ports": [1], "to": [] });
-        let bytes = serde_json::to_vec(&serde_json::json!({
-            "policyVersion": 1, "machines": { "web": { "firewall": { "egress": [rule, rule] } } }
-        }));
-        let error = Policy::parse(&bytes.unwrap()).unwrap_err();
-        assert_eq!(error.to_string(), "two egress rules are named `a`");
     }
 }

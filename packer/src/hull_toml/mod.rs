@@ -1,7 +1,8 @@
 //! `hull.toml`: what the author of an appliance writes.
 //!
-//! Read from text to values, every value checked, every error with its line and column. The files
-//! that it names are not opened here.
+//! Read from text to values, every value checked, every error with its line and column. What values may
+//! say together is judged in `appliance`, which judges strangers' documents too; what it finds is led back
+//! to the line that says it. The files that are named are never opened here.
 //!
 //! With one machine its tables stand at the top level; with several, each `[machines.NAME]` holds
 //! the same tables: `disk`, `nic`, `volume`, `policy` and `firewall`.
@@ -23,7 +24,7 @@ use appliance::{
 };
 use toml::de::DeTable;
 
-use section::{Item, Section, Text};
+use section::{Item, Places, Section, Text};
 
 /// A `hull.toml`, read and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,14 +129,27 @@ impl HullToml {
     ///
     /// # Errors
     ///
-    /// [`HullTomlError`], the first one in the order of reading.
+    /// [`HullTomlError`]: the first value that cannot be, else the first one that does not go with the others.
     pub fn parse(text: &str) -> Result<Self, HullTomlError> {
+        let places = Places::default();
+        let source = Text::new(text, &places);
         let table = DeTable::parse(text).map_err(|error| {
             let problem = Problem::Syntax(error.message().escape_debug().to_string());
-            Text(text).error(error.span().unwrap_or(0..0), problem)
+            source.error(error.span().unwrap_or(0..0), problem)
         })?;
-        let document = Section::document(Text(text), &table);
-        Reader::default().read(document)
+        let read = Reader::default().read(Section::document(source, &table))?;
+        read.check(source)?;
+        Ok(read)
+    }
+
+    /// Checks what the values say together.
+    fn check(&self, source: Text<'_>) -> Result<(), HullTomlError> {
+        // Sizes of disks come later; everything else can be checked now.
+        let mut sized = self.config.clone();
+        sized.machines.iter_mut().flat_map(|m| &mut m.disks).for_each(|disk| disk.size_bytes = 512);
+        sized.check_places().map_err(|fault| source.fault("config", fault))?;
+        self.policy.check_places().map_err(|fault| source.fault("policy", fault))?;
+        self.policy.check_machines(&self.config).map_err(|fault| source.fault("policy", fault))
     }
 }
 
@@ -166,13 +180,14 @@ impl Reader {
         self.policy = Some(policy);
         match (document.get("machine"), document.get("machines")) {
             (Some(machine), None) => self.machine(&name, machine.section()?, Some(&document))?,
-            (None, Some(machines)) => self.several(&document, &machines.section()?)?,
-            (Some(_), Some(_)) => return Err(document.error(Problem::OneOrSeveral)),
+            (None, Some(machines)) => {
+                let machines = machines.noted_as("config/machines").section()?;
+                self.several(&document, &machines)?;
+            }
+            (Some(_), Some(machines)) => return Err(machines.error(Problem::OneOrSeveral)),
             (None, None) => return Err(document.need("machine").expect_err("it is not there")),
         }
-        let place = document.need("appliance")?;
         document.finish()?;
-
         let config = ApplianceConfig {
             format_version: 1,
             name,
@@ -181,10 +196,6 @@ impl Reader {
             machines: self.machines,
             parent: None,
         };
-        // Sizes of disks come later; everything else can be checked now.
-        let mut sized = config.clone();
-        sized.machines.iter_mut().flat_map(|m| &mut m.disks).for_each(|disk| disk.size_bytes = 512);
-        sized.check().map_err(|error| place.error(error.into()))?;
         Ok(HullToml { config, policy: self.policy.expect("set above"), sources: self.sources })
     }
 
@@ -201,7 +212,9 @@ impl Reader {
             policy.get("placement");
             policy.finish()?;
         }
-        for (name, item) in machines.entries() {
+        let mut entries: Vec<_> = machines.entries().collect();
+        entries.sort_unstable_by_key(|(name, _)| *name);
+        for (name, item) in entries {
             let name = check_label(name).ok_or_else(|| item.error(bad_label("machines", name)))?.to_owned();
             self.machine(&name, item.section()?, None)?;
         }
@@ -216,56 +229,26 @@ impl Reader {
         section: Section<'_>,
         tables: Option<&Section<'_>>,
     ) -> Result<(), HullTomlError> {
-        let mut machine = Machine {
-            name: name.to_owned(),
-            arch: optional(
-                section.get("arch"),
-                &[("amd64", Arch::Amd64), ("arm64", Arch::Arm64)],
-                Arch::Amd64,
-            )?,
-            vcpus: section.get("vcpus").map_or(Ok(1), |vcpus| vcpus.number(1..=1024))?,
-            memory_bytes: section.need("memory")?.read(units::size, units::SIZE)?,
-            firmware: optional(
-                section.get("firmware"),
-                &[("bios", Firmware::Bios), ("uefi", Firmware::Uefi), ("uefi-secure", Firmware::UefiSecure)],
-                Firmware::Bios,
-            )?,
-            cpu: section.get("cpu").map(|cpu| cpu_level(&cpu)).transpose()?,
-            console: optional(
-                section.get("console"),
-                &[("serial", Console::Serial), ("none", Console::None)],
-                Console::Serial,
-            )?,
-            devices: optional(
-                section.get("devices"),
-                &[("virtio", Devices::Virtio), ("compat", Devices::Compat)],
-                Devices::Virtio,
-            )?,
-            disks: Vec::new(),
-            nics: Vec::new(),
-            volumes: Vec::new(),
-        };
+        let at = format!("config/machines/{}", self.machines.len());
+        let section = section.noted_as(&at);
+        let mut machine = bare_machine(name, &section, &at)?;
         let tables_of = tables.unwrap_or(&section);
-        for disk in tables_of.sections("disk")? {
-            machine.disks.push(self.disk(disk)?);
+        for (n, disk) in tables_of.sections("disk")?.into_iter().enumerate() {
+            machine.disks.push(self.disk(disk, &format!("{at}/disks/{n}"))?);
         }
-        for volume in tables_of.sections("volume")? {
-            let name = label(&volume.need("name")?)?;
-            let size_bytes = volume.need("size")?.read(units::size, units::SIZE)?;
-            volume.finish()?;
-            machine.volumes.push(Volume { name, size_bytes });
+        for (n, table) in tables_of.sections("volume")?.into_iter().enumerate() {
+            machine.volumes.push(volume(table, &format!("{at}/volumes/{n}"))?);
         }
-        for nic in tables_of.sections("nic")? {
-            let network = nic.get("network").map(|network| label(&network)).transpose()?;
-            machine.nics.push(Nic { name: label(&nic.need("name")?)?, network });
-            nic.finish()?;
+        for (n, table) in tables_of.sections("nic")?.into_iter().enumerate() {
+            machine.nics.push(nic(table, &format!("{at}/nics/{n}"))?);
         }
+        let at = format!("policy/machines/{name}");
         let mut policy = MachinePolicy::default();
         if let Some(firewall) = tables_of.section("firewall")? {
-            policy.firewall = firewall::firewall(firewall)?;
+            policy.firewall = firewall::firewall(firewall, &format!("{at}/firewall"))?;
         }
         if let Some(of_machine) = tables_of.section("policy")? {
-            self.policy_of_machine(of_machine, &mut policy, tables.is_some())?;
+            self.policy_of_machine(of_machine, &at, &mut policy, tables.is_some())?;
         }
         section.finish()?;
         self.policy_mut().machines.insert(name.to_owned(), policy);
@@ -273,8 +256,9 @@ impl Reader {
         Ok(())
     }
 
-    fn disk(&mut self, section: Section<'_>) -> Result<appliance::Disk, HullTomlError> {
-        let name = label(&section.need("name")?)?;
+    fn disk(&mut self, section: Section<'_>, at: &str) -> Result<appliance::Disk, HullTomlError> {
+        let section = section.noted_as(at);
+        let name = label(&section.need("name")?.noted_as(format!("{at}/name")))?;
         let source = section.need("source")?;
         let path = source.read(inside, "a path inside the folder of hull.toml, without `..`")?;
         let (line, column) = source.place();
@@ -294,7 +278,7 @@ impl Reader {
         let Some(section) = document.section("policy")? else { return Ok(()) };
         if let Some(trust) = section.section("trust")? {
             if let Some(signatures) = trust.section("signatures")? {
-                let require = signatures.need("require")?.number(1..=64)?;
+                let require = signatures.need("require")?.noted_as("policy/trust/require").number(1..=64)?;
                 let keys = texts(&signatures.need("keys")?)?;
                 signatures.finish()?;
                 policy.trust = Some(Trust { require, keys });
@@ -312,6 +296,7 @@ impl Reader {
     fn policy_of_machine(
         &mut self,
         section: Section<'_>,
+        at: &str,
         policy: &mut MachinePolicy,
         with_appliance: bool,
     ) -> Result<(), HullTomlError> {
@@ -321,7 +306,7 @@ impl Reader {
             section.get("placement");
         }
         policy.resources = section.section("resources")?.map(resources).transpose()?;
-        policy.health = section.section("health")?.map(health).transpose()?;
+        policy.health = section.section("health")?.map(|table| health(table, at)).transpose()?;
         if let Some(lifecycle) = section.section("lifecycle")? {
             let (of_machine, expires) = lifecycle_of(lifecycle)?;
             policy.lifecycle = of_machine;
@@ -339,6 +324,62 @@ impl Reader {
     }
 }
 
+/// A machine with what its own table says, before its disks, volumes and NICs.
+fn bare_machine(name: &str, section: &Section<'_>, at: &str) -> Result<Machine, HullTomlError> {
+    let key_at = |key: &str| format!("{at}/{key}");
+    let arch = section.get("arch").map(|arch| arch.noted_as(key_at("arch")));
+    let arch = optional(arch, &[("amd64", Arch::Amd64), ("arm64", Arch::Arm64)], Arch::Amd64)?;
+    let default_firmware = match arch {
+        Arch::Amd64 => Firmware::Bios,
+        Arch::Arm64 => Firmware::Uefi,
+    };
+    Ok(Machine {
+        name: name.to_owned(),
+        arch,
+        vcpus: section.get("vcpus").map_or(Ok(1), |vcpus| vcpus.number(1..=1024))?,
+        memory_bytes: section
+            .need("memory")?
+            .noted_as(key_at("memoryBytes"))
+            .read(units::size, units::SIZE)?,
+        firmware: optional(
+            section.get("firmware").map(|firmware| firmware.noted_as(key_at("firmware"))),
+            &[("bios", Firmware::Bios), ("uefi", Firmware::Uefi), ("uefi-secure", Firmware::UefiSecure)],
+            default_firmware,
+        )?,
+        cpu: section.get("cpu").map(|cpu| cpu_level(&cpu.noted_as(key_at("cpu")))).transpose()?,
+        console: optional(
+            section.get("console"),
+            &[("serial", Console::Serial), ("none", Console::None)],
+            Console::Serial,
+        )?,
+        devices: optional(
+            section.get("devices"),
+            &[("virtio", Devices::Virtio), ("compat", Devices::Compat)],
+            Devices::Virtio,
+        )?,
+        disks: Vec::new(),
+        nics: Vec::new(),
+        volumes: Vec::new(),
+    })
+}
+
+fn volume(section: Section<'_>, at: &str) -> Result<Volume, HullTomlError> {
+    let section = section.noted_as(at);
+    let name = label(&section.need("name")?.noted_as(format!("{at}/name")))?;
+    let size = section.need("size")?.noted_as(format!("{at}/sizeBytes"));
+    let volume = Volume { name, size_bytes: size.read(units::size, units::SIZE)? };
+    section.finish()?;
+    Ok(volume)
+}
+
+fn nic(section: Section<'_>, at: &str) -> Result<Nic, HullTomlError> {
+    let section = section.noted_as(at);
+    let network = section.get("network").map(|network| label(&network)).transpose()?;
+    let nic = Nic { name: label(&section.need("name")?.noted_as(format!("{at}/name")))?, network };
+    section.finish()?;
+    Ok(nic)
+}
+
 fn resources(section: Section<'_>) -> Result<Resources, HullTomlError> {
     let mut resources = Resources::default();
     if let Some(disk) = section.section("disk")? {
@@ -352,8 +393,8 @@ fn resources(section: Section<'_>) -> Result<Resources, HullTomlError> {
     Ok(resources)
 }
 
-fn health(section: Section<'_>) -> Result<Health, HullTomlError> {
-    let check = section.need("check")?;
+fn health(section: Section<'_>, at: &str) -> Result<Health, HullTomlError> {
+    let check = section.need("check")?.noted_as(format!("{at}/health/check"));
     let duration = |key: &'static str, default: u64| {
         section.get(key).map_or(Ok(default), |item| item.read(units::duration_ms, units::DURATION))
     };
@@ -361,7 +402,7 @@ fn health(section: Section<'_>) -> Result<Health, HullTomlError> {
         check: health_check(&check)?,
         interval_ms: duration("interval", 10_000)?,
         start_period_ms: duration("start-period", 120_000)?,
-        retries: section.get("retries").map_or(Ok(3), |retries| retries.number(1..=1000))?,
+        retries: section.get("retries").map_or(Ok(3), |retries| retries.number(Health::RETRIES))?,
     };
     section.finish()?;
     Ok(health)
@@ -430,8 +471,9 @@ fn bad_label(key: &str, found: &str) -> Problem {
 }
 
 fn cpu_level(item: &Item<'_>) -> Result<String, HullTomlError> {
-    let levels = ["x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4", "armv8.0", "armv8.2", "armv9.0"];
-    item.choice(&levels.map(|level| (level, level))).map(str::to_owned)
+    let levels = [Arch::Amd64, Arch::Arm64].into_iter().flat_map(Arch::cpu_levels);
+    let levels: Vec<_> = levels.map(|level| (*level, *level)).collect();
+    item.choice(&levels).map(str::to_owned)
 }
 
 /// `text` as a path that stays inside the folder it is relative to.

@@ -1,14 +1,17 @@
 //! Reading a TOML document table by table, so that every error has a line and a column.
 //!
 //! A [`Section`] remembers which keys were asked for. What is left over when it is finished is an
-//! unknown key, and the keys that were asked for are the ones that could have been meant.
+//! unknown key, and the keys that were asked for are the ones that could have been meant. What the values
+//! mean together is judged later, on the documents made of them; [`Places`] then leads back to the text.
 //!
 //! Source: TOML 1.1.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
 
+use appliance::Fault;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -16,20 +19,51 @@ use super::{HullTomlError, Problem};
 
 /// The document's text, to turn offsets into places.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Text<'t>(pub(super) &'t str);
+pub(super) struct Text<'t> {
+    text: &'t str,
+    places: &'t Places,
+}
 
-impl Text<'_> {
+/// Where the values stand in the text that a config and a policy are made of: offsets by JSON pointers,
+/// which begin with the name of the document made, such as `config/machines/0/cpu`.
+#[derive(Debug, Default)]
+pub(super) struct Places(RefCell<BTreeMap<String, usize>>);
+
+impl<'t> Text<'t> {
+    /// `text`, and what is known of it so far.
+    pub(super) fn new(text: &'t str, places: &'t Places) -> Self {
+        Self { text, places }
+    }
+
     /// An error at the first byte of `span`.
     pub(super) fn error(self, span: Range<usize>, problem: Problem) -> HullTomlError {
-        let (line, column) = self.place(span);
+        self.error_at(span.start, problem)
+    }
+
+    /// The error about a value of `made`, where that value is written; where it is not, because it is a
+    /// default, at the table that could say otherwise.
+    pub(super) fn fault<E: Into<Problem>>(self, made: &str, fault: Fault<E>) -> HullTomlError {
+        let pointer = format!("{made}{}", fault.at);
+        let places = self.places.0.borrow();
+        let outwards = std::iter::successors(Some(&*pointer), |p| p.rsplit_once('/').map(|(outer, _)| outer));
+        let start = outwards.filter_map(|pointer| places.get(pointer)).next().copied();
+        self.error_at(start.unwrap_or(0), fault.error.into())
+    }
+
+    fn error_at(self, start: usize, problem: Problem) -> HullTomlError {
+        let (line, column) = self.place(start);
         HullTomlError { line, column, problem }
     }
 
-    /// Line and column of the first byte of `span`, both from 1.
-    fn place(self, span: Range<usize>) -> (usize, usize) {
-        let before = self.0.get(..span.start).unwrap_or(self.0);
+    /// Line and column of the byte at `start`, both from 1.
+    fn place(self, start: usize) -> (usize, usize) {
+        let before = self.text.get(..start).unwrap_or(self.text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+
+    fn note(self, pointer: String, span: Range<usize>) {
+        self.places.0.borrow_mut().insert(pointer, span.start);
     }
 }
 
@@ -95,8 +129,14 @@ impl<'t> Section<'t> {
             .map_or(Ok(Vec::new()), |item| item.items()?.into_iter().map(|item| item.section()).collect())
     }
 
+    /// Notes that the value at `pointer` is made of this table.
+    pub(super) fn noted_as(self, pointer: impl Into<String>) -> Self {
+        self.text.note(pointer.into(), self.span.clone());
+        self
+    }
+
     /// An error about the table as a whole.
-    pub(super) fn error(&self, problem: Problem) -> HullTomlError {
+    fn error(&self, problem: Problem) -> HullTomlError {
         self.text.error(self.span.clone(), problem)
     }
 
@@ -232,9 +272,15 @@ impl<'t> Item<'t> {
         read(text).ok_or_else(|| self.bad(text, wanted.to_owned()))
     }
 
+    /// Notes that the value at `pointer` is made of this one.
+    pub(super) fn noted_as(self, pointer: impl Into<String>) -> Self {
+        self.text.note(pointer.into(), self.value.span());
+        self
+    }
+
     /// Line and column of the value, both from 1.
     pub(super) fn place(&self) -> (usize, usize) {
-        self.text.place(self.value.span())
+        self.text.place(self.value.span().start)
     }
 
     /// An error about this value.

@@ -1,3 +1,8 @@
+//! What authors write and mistype: an example as it is read, and rows of one mistake each with the line,
+//! the column and the words that answer it. Never opens a file.
+//!
+//! Source: `docs/hull-toml.md`.
+
 use super::*;
 
 /// The example of the design, whole.
@@ -190,7 +195,7 @@ fn impossible_values_say_what_could_be() {
     check_error(
         "host-port = 8080",
         "host-port = 65530",
-        "line 46, column 1: rule `http` publishes 12 ports from 65530; the last one is past 65535",
+        "line 51, column 25: rule `http` publishes 12 ports from 65530; the last one is past 65535",
     );
     check_error(
         "10.0.0.0/8",
@@ -233,11 +238,180 @@ fn what_is_not_toml_is_refused_where_it_goes_wrong() {
     check_error(
         "[machine]",
         "[machines]\n[machine]",
-        "line 1, column 1: both `[machine]` and `[machines]`; use `[machine]` for one machine, `[machines.NAME]` for several",
+        "line 7, column 1: both `[machine]` and `[machines]`; use `[machine]` for one machine, `[machines.NAME]` for several",
+    );
+    check_error(
+        "[[disk]]",
+        "[machines.db]\nmemory = \"1GiB\"\n[[disk]]",
+        "line 15, column 2: both `[machine]` and `[machines]`; use `[machine]` for one machine, `[machines.NAME]` for several",
     );
     check_error(
         "name = \"web\"",
         "name = \"web\\u001b\"",
         "line 3, column 8: `appliance.name` is `web\\u{1b}`; expected 1 to 63 lower-case letters, digits and `-`, starting with a letter or digit",
     );
+}
+
+/// What TWO_MACHINES says with `from` replaced by `to` is refused, and this is said.
+#[track_caller]
+fn check_two(from: &str, to: &str, want: &str) {
+    assert!(TWO_MACHINES.contains(from), "the example has no `{from}`");
+    let error = HullToml::parse(&TWO_MACHINES.replacen(from, to, 1)).unwrap_err();
+    assert_eq!(error.to_string(), want);
+}
+
+#[test]
+fn shared_names_are_refused_at_the_later_one() {
+    check_error(
+        "[[volume]]",
+        "[[disk]]\nname = \"root\"\nsource = \"b\"\n[[volume]]",
+        "line 21, column 8: two disks are named `root`",
+    );
+    check_error(
+        "[[nic]]",
+        "[[volume]]\nname = \"data\"\nsize = \"1MiB\"\n[[nic]]",
+        "line 25, column 8: two volumes are named `data`",
+    );
+    check_error(
+        "name = \"data\"",
+        "name = \"root\"",
+        "line 21, column 8: a disk and a volume are named `root`; the guest gets both as drives, told apart by name",
+    );
+    check_error(
+        "name = \"eth0\"",
+        "name = \"eth0\"\n[[nic]]\nname = \"eth0\"",
+        "line 27, column 8: two NICs are named `eth0`",
+    );
+    check_error(
+        "[[firewall.egress]]",
+        "[[firewall.ingress]]\nname = \"http\"\nproto = \"tcp\"\nports = [1]\nfrom = []\n[[firewall.egress]]",
+        "line 54, column 8: two ingress rules are named `http`",
+    );
+    check_error(
+        "[[firewall.egress]]",
+        "[[firewall.egress]]\nname = \"packages\"\nproto = \"tcp\"\nports = [1]\nto = []\n[[firewall.egress]]",
+        "line 59, column 8: two egress rules are named `packages`",
+    );
+    check_two(
+        "[machines.back]\n",
+        "[machines.back]\ndisk = [{ name = \"front-root\", source = \"b\" }]\n",
+        // `back` is read first.
+        "line 9, column 8: two disks are named `front-root`",
+    );
+}
+
+#[test]
+fn numbers_and_counts_are_refused_where_they_stand() {
+    check_error(
+        "\"1GiB\"",
+        "\"512KiB\"",
+        "line 10, column 10: the memory in bytes is 524288; a machine has 1 MiB to 16 TiB",
+    );
+    check_error(
+        "\"10GiB\"",
+        "\"2000TiB\"",
+        "line 22, column 8: the volume's size in bytes is 2199023255552000; disks and volumes have 512 bytes to 1 PiB, in whole sectors of 512",
+    );
+    let nics: String = (0..64).map(|n| format!("[[nic]]\nname = \"n{n}\"\n")).collect();
+    check_error(
+        "[policy.resources]",
+        &format!("{nics}[policy.resources]"),
+        "line 153, column 1: the number of NICs is 65; there are at most 64",
+    );
+    let text = |count: usize| {
+        let machines = (0..count).map(|n| format!("[machines.m{n:02}]\nmemory = \"1MiB\"\n"));
+        format!("[appliance]\nname = \"x\"\nversion = \"1\"\n[machines]\n{}", machines.collect::<String>())
+    };
+    let want = "line 4, column 1: the number of machines is 0; an appliance has at least one";
+    assert_eq!(HullToml::parse(&text(0)).unwrap_err().to_string(), want);
+    let want = "line 133, column 1: the number of machines is 65; there are at most 64";
+    assert_eq!(HullToml::parse(&text(65)).unwrap_err().to_string(), want);
+}
+
+#[test]
+fn machines_are_of_one_architecture() {
+    check_error(
+        "x86-64-v2",
+        "armv8.2",
+        "line 12, column 7: `armv8.2` is no CPU level of amd64; it has x86-64-v1, x86-64-v2, x86-64-v3, x86-64-v4",
+    );
+    check_error(
+        "\"amd64\"",
+        "\"arm64\"",
+        "line 12, column 7: `x86-64-v2` is no CPU level of arm64; it has armv8.0, armv8.2, armv9.0",
+    );
+    check_two(
+        "memory = \"512MiB\"",
+        "memory = \"512MiB\"\narch = \"arm64\"",
+        "line 8, column 8: machine `front` is of arm64 and the first one of amd64; an appliance has one architecture",
+    );
+    check_two(
+        "memory = \"1GiB\"",
+        "memory = \"1GiB\"\narch = \"arm64\"",
+        // Nothing says so of `front`, so its table is shown.
+        "line 6, column 1: machine `front` is of amd64 and the first one of arm64; an appliance has one architecture",
+    );
+    check_two(
+        "memory = \"1GiB\"",
+        "memory = \"1GiB\"\narch = \"arm64\"\nfirmware = \"bios\"",
+        "line 19, column 12: arm64 machines have no PC BIOS; they start with UEFI",
+    );
+}
+
+#[test]
+fn arm_machines_start_with_uefi_unless_told_otherwise() {
+    let arm = EXAMPLE.replace("amd64", "arm64").replace("firmware = \"bios\"\ncpu = \"x86-64-v2\"\n", "");
+    assert_eq!(HullToml::parse(&arm).unwrap().config.machines[0].firmware, Firmware::Uefi);
+}
+
+#[test]
+fn policies_that_no_host_can_keep_are_refused_where_they_stand() {
+    check_error(
+        "[443]",
+        "[]",
+        "line 56, column 9: egress rule `packages` names no port; expected at least one",
+    );
+    let second = "[[firewall.ingress]]\nname = \"b\"\nproto = \"tcp\"\nports = [1]\nfrom = []\n\
+                  publish = { bind = \"0.0.0.0\", host-port = 8081 }\n[[firewall.egress]]";
+    check_error(
+        "[[firewall.egress]]",
+        second,
+        "line 58, column 43: rules `http` and `b` both publish tcp port 8081, at 127.0.0.1 and 0.0.0.0",
+    );
+    check_error(
+        "mode = \"proxy\"",
+        "mode = \"open\"",
+        "line 45, column 32: dns names are listed with mode `open`; only mode `proxy` lets some names pass and not others",
+    );
+    check_error(
+        "require = 1",
+        "require = 2",
+        "line 40, column 26: 2 signatures are required and 1 different keys listed; no appliance could have them",
+    );
+    check_error(
+        "[\"0.0.0.0/0\", \"::/0\"]",
+        "[\"0.0.0.0/0\", \"peer:db\"]",
+        "line 50, column 22: `peer:db` is no machine of the appliance; it has web",
+    );
+    check_two(
+        "[\"peer:front\"]",
+        "[\"peer:fron\"]",
+        "line 27, column 9: `peer:fron` is no machine of the appliance; it has back, front",
+    );
+}
+
+#[test]
+fn a_machine_without_a_nic_is_not_reached_over_the_network() {
+    let nic = "[[nic]]\nname = \"eth0\"\n";
+    check_error(
+        nic,
+        "",
+        "line 49, column 11: rule `http` publishes a port of machine `web`, which has no NIC",
+    );
+    let without_nic = EXAMPLE.replace(nic, "").replace("publish = ", "# publish = ");
+    let error = HullToml::parse(&without_nic).unwrap_err().to_string();
+    let want = "line 28, column 9: machine `web` has no NIC, so this check could never pass; use `ready`";
+    assert_eq!(error, want);
+    let ready = without_nic.replace("{ http = \"http://:80/healthz\" }", "\"ready\"");
+    HullToml::parse(&ready).unwrap();
 }

@@ -1,5 +1,7 @@
 //! How sizes, times and addresses in the guest are written in `hull.toml`.
 
+use appliance::policy::Health;
+
 /// What [`size`] accepts.
 pub(super) const SIZE: &str = "a size such as \"512MiB\" or \"10GiB\", in whole sectors of 512 bytes";
 /// What [`duration_ms`] accepts.
@@ -28,7 +30,6 @@ pub(super) fn size(text: &str) -> Option<u64> {
 
 /// A time in milliseconds.
 pub(super) fn duration_ms(text: &str) -> Option<u64> {
-    const LONGEST: u64 = 7 * 24 * 3_600_000;
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let factor = match unit {
@@ -39,7 +40,7 @@ pub(super) fn duration_ms(text: &str) -> Option<u64> {
         _ => return None,
     };
     let ms = number.parse::<u64>().ok()?.checked_mul(factor)?;
-    (1..=LONGEST).contains(&ms).then_some(ms)
+    (1..=Health::LONGEST_MS).contains(&ms).then_some(ms)
 }
 
 /// Port and path of `http://:PORT/PATH`.
