@@ -91,7 +91,7 @@ fn target(path: &Path) -> Result<PathBuf, ArchiveError> {
     };
     match kind {
         kind if kind.is_file() => path.canonicalize().map_err(failed),
-        kind if kind.is_dir() => Err(not_a_file("a folder")),
+        kind if kind.is_dir() => Err(not_a_file("a directory")),
         kind if kind.is_fifo() => Err(not_a_file("a pipe")),
         kind if kind.is_socket() => Err(not_a_file("a socket")),
         _ => Err(not_a_file("a device")),
@@ -255,7 +255,7 @@ mod tests {
         symlink("/dev/null", at("null")).unwrap();
         let before = names(folder.path());
         for (name, kind) in [
-            ("folder", "is a folder;"),
+            ("folder", "is a directory;"),
             ("pipe", "is a pipe;"),
             ("socket", "is a socket;"),
             ("dangling", "is a link that leads nowhere;"),
