@@ -24,11 +24,12 @@ use appliance::{Blob, Digest};
 use blob_store::LocalStore;
 use formats::packed::{Frame, PackedDisk, Page, RangeSource};
 
-/// The most chunks that are looked for, about 16 GiB of content. Frames beyond are fetched.
-const MAX_CHUNKS: usize = 1 << 18;
+/// The most chunks that are looked for: about 7 GiB of content, and 50 MiB of memory to find them. Frames beyond
+/// are fetched.
+const MAX_CHUNKS: usize = 7 << 15;
 /// The most local appliances that are looked into, the newest first.
 const MAX_APPLIANCES: usize = 32;
-/// The most of local indexes that is read, in bytes: 100 GiB of content and more.
+/// The most of local indexes that is read, in bytes: those of about 180 GiB of content.
 const MAX_INDEX_BYTES: u64 = 256 << 20;
 /// A stretch shorter than this, between two that are fetched, is fetched with them: a request costs more.
 const MIN_STRETCH_BYTES: u64 = 64 << 10;
