@@ -162,6 +162,8 @@ impl From<ArchiveError> for CommandError {
         match error {
             ArchiveError::Contents(error) => error.into(),
             ArchiveError::Store(error) => error.into(),
+            error @ ArchiveError::NotAFile { .. } => Self::from_error(Exit::Usage, error)
+                .hint("`--output` names a file that is there or is to be made"),
             error => Self::from_error(Exit::Failed, error)
                 .hint("`--output` names a file, in a folder that is there and may be written to"),
         }
