@@ -156,6 +156,9 @@ impl From<vm_runner::VmError> for CommandError {
             }
             E::BadName { .. } => Self::from_error(Exit::Usage, error).hint("choose another with `--name`"),
             E::Store(error) => error.into(),
+            E::NotOurs { .. } => {
+                Self::from_error(Exit::Failed, error).hint("XDG_RUNTIME_DIR names a folder for sockets")
+            }
             E::Io { .. } => Self::from_error(Exit::Failed, error)
                 .hint("hull keeps everything under HULL_HOME, which must be a folder of this user's"),
             error => Self::from_error(Exit::Failed, error),

@@ -18,7 +18,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -117,6 +117,12 @@ pub enum VmError {
     /// What a killed VM left behind could not be removed.
     #[error("what is left of the VM's network could not be removed")]
     Network(#[source] crate::net::NetError),
+    /// Sockets in this folder would be at the mercy of whoever made it.
+    #[error("`{}` is not a folder of this user's own; sockets in it would not be safe", path.display())]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The file system failed.
     #[error("cannot {action} `{}`", path.display())]
     Io {
@@ -465,8 +471,15 @@ impl VmFolder {
     ///
     /// # Errors
     ///
-    /// [`VmError::Io`].
+    /// [`VmError::NotOurs`], [`VmError::Io`].
     pub fn make_runtime(&self) -> Result<(), VmError> {
+        let all = self.runtime.parent().expect("each VM's sockets are in a folder of their own");
+        make_private(all)?;
+        // Its name can be foreseen, so somebody else may have made it first, to sit between us and a VM.
+        let found = fs::symlink_metadata(all).during("examine", all)?;
+        if found.uid() != rustix::process::geteuid().as_raw() || !found.is_dir() {
+            return Err(VmError::NotOurs { path: all.to_owned() });
+        }
         self.remove_runtime()?;
         make_private(&self.runtime)
     }
@@ -653,6 +666,19 @@ mod tests {
         assert_eq!(found.state.reason.as_deref(), Some("its supervisor was killed while it started"));
         assert!(!folder.runtime().exists());
         assert_eq!(vms.get("web").unwrap().state, found.state);
+    }
+
+    #[test]
+    fn sockets_are_kept_in_no_folder_that_somebody_else_made() {
+        let (folder, vms) = vms();
+        let (made, _lock) = vms.create(&spec("web")).unwrap();
+        let elsewhere = folder.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, folder.path().join("run")).unwrap();
+        assert!(matches!(made.make_runtime(), Err(VmError::NotOurs { .. })));
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+        fs::remove_file(folder.path().join("run")).unwrap();
+        made.make_runtime().unwrap();
     }
 
     #[test]
