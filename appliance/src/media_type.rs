@@ -1,4 +1,10 @@
 //! The media types and annotations of an appliance on the wire, format version 1.
+//!
+//! Names only. What the documents of each type hold is said beside the code that reads them, and nothing
+//! here ever decides what is accepted.
+//!
+//! Source: OCI image-spec 1.1, `media-types.md` (index and manifest) and `manifest.md` (`artifactType`);
+//! RFC 6838 for hull's own names, in the vendor tree; `docs/formats/appliance.md`.
 
 /// An OCI image index: what a tag names.
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
