@@ -91,7 +91,7 @@ impl Progress for Bar {
                 self.bar.set_message(self.message(&said));
             }
             Event::Started { at_bytes, .. } => self.bar.inc(at_bytes),
-            Event::Moved { bytes, .. } => self.bar.inc(bytes),
+            Event::Moved { bytes, .. } | Event::Rebuilt { bytes, .. } => self.bar.inc(bytes),
             Event::Finished { .. } => {
                 said.finished += 1;
                 self.bar.set_message(self.message(&said));

@@ -32,7 +32,7 @@ use std::{io, thread};
 use appliance::Blob;
 use appliance::manifest::DiskLayer;
 use blob_store::{LocalStore, LocalStoreError};
-use formats::packed::{MAX_DISK_BYTES, MAX_PACK_BYTES, MAX_PACKS};
+use formats::packed::{DEFAULT_LEVEL, MAX_DISK_BYTES, MAX_PACK_BYTES, MAX_PACKS};
 use formats::{Disk, ReadError};
 
 /// More threads than this would not compress faster, and would need more memory than we promise.
@@ -52,7 +52,7 @@ pub struct PackOptions {
 impl Default for PackOptions {
     fn default() -> Self {
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
-        Self { threads: threads.min(MAX_THREADS), level: 3, pack_bytes: 32 << 20 }
+        Self { threads: threads.min(MAX_THREADS), level: DEFAULT_LEVEL, pack_bytes: 32 << 20 }
     }
 }
 
