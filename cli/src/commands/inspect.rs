@@ -88,6 +88,11 @@ fn print_machine(machine: &Machine, policy: &MachinePolicy, platform: &Platform)
         field("Health", &health_text(health));
     }
     field("Restart", json!(policy.lifecycle.restart).as_str().unwrap_or_default());
+    let nics: Vec<_> = machine.nics.iter().map(|nic| nic.name.as_str()).collect();
+    field(
+        "NICs",
+        if nics.is_empty() { "none: no network at all".to_owned() } else { nics.join(", ") }.as_str(),
+    );
     heading("Disks");
     let rows = machine.disks.iter().map(|disk| {
         let layer = platform.manifest.disks.iter().find(|layer| layer.name == disk.name);

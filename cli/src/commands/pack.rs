@@ -95,6 +95,12 @@ fn report(packed: &Packed, start: Instant) {
             size(found.base_bytes)
         ));
     }
+    if found.damaged_base_frames > 0 {
+        text::say(format_args!(
+            "{} of the base were damaged; what they held was packed anew.",
+            text::count(found.damaged_base_frames, "frame")
+        ));
+    }
     if found.repeated_chunks > 0 {
         text::say(format_args!(
             "{} of them repeated others ({}).",

@@ -136,14 +136,6 @@ pub enum WriteError {
         #[source]
         source: ReadError,
     },
-    /// What was packed is, byte for byte, a pack that the local store has already, but has rotted there.
-    #[error("the local store's copy of {pack} is damaged; remove `{}` and pack again", path.display())]
-    RottenPack {
-        /// The pack.
-        pack: appliance::Digest,
-        /// Its file.
-        path: std::path::PathBuf,
-    },
     /// A disk with so much content that no index can list its packs.
     #[error("disk {disk} needs {found} packs; an index lists at most {MAX_PACKS}")]
     TooManyPacks {

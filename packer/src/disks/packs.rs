@@ -1,10 +1,10 @@
 //! Writing new packs: frames in order, end to end, on a thread of its own.
 
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
-use appliance::{Blob, Digest, Hasher};
+use appliance::Blob;
 use blob_store::{BlobWriter, LocalStore, LocalStoreError};
 
 use super::WriteError;
@@ -68,39 +68,6 @@ impl<'scope> PackWriter<'scope> {
         let _ = self.frames.send(Next::End);
         self.thread.join().expect("the thread that writes packs does not panic")
     }
-}
-
-impl WrittenPacks {
-    /// Makes sure of the packs that the store had before, if they are among the `damaged`: it keeps what it
-    /// has, even if that has rotted.
-    pub(super) fn check_rewritten(&self, damaged: &[Blob], store: &LocalStore) -> Result<(), WriteError> {
-        for pack in self.packs.iter().filter(|pack| damaged.contains(pack)) {
-            let found = digest_in(store, pack).map_err(WriteError::WritePack)?;
-            if found != Some(pack.digest) {
-                let path = store.blob_path(&pack.digest);
-                return Err(WriteError::RottenPack { pack: pack.digest, path });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The digest of what the store has as `blob`; `None` if that has another size.
-fn digest_in(store: &LocalStore, blob: &Blob) -> io::Result<Option<Digest>> {
-    let file = store.blob(&blob.digest).map_err(io::Error::other)?;
-    if file.size_bytes() != blob.size_bytes {
-        return Ok(None);
-    }
-    let mut hasher = Hasher::new(blob.digest.algorithm());
-    let mut piece = vec![0; 1 << 20];
-    let mut offset = 0;
-    while offset < blob.size_bytes {
-        let len = (blob.size_bytes - offset).min(piece.len() as u64);
-        file.read_at(offset, &mut piece[..len as usize])?;
-        hasher.update(&piece[..len as usize]);
-        offset += len;
-    }
-    Ok(Some(hasher.finish()))
 }
 
 type Commit<'scope> = ScopedJoinHandle<'scope, Result<Blob, LocalStoreError>>;

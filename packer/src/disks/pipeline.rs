@@ -144,17 +144,13 @@ pub(super) fn run(
             waiting,
         };
         let packed = packing.disks(disks, progress).and_then(|packed| {
-            let damaged = packing.replace_packs(store)?;
+            packing.replace_packs(store)?;
             packing.end_frame()?;
-            Ok((packed, damaged))
+            Ok(packed)
         });
         let Packing { catalog, statistics, .. } = packing;
         match packed {
-            Ok((disks, damaged)) => {
-                let packs = packs.finish()?;
-                packs.check_rewritten(&damaged, store)?;
-                Ok(finish(Written { catalog, disks, statistics }, &packs))
-            }
+            Ok(disks) => Ok(finish(Written { catalog, disks, statistics }, &packs.finish()?)),
             Err(Stop::Because(error)) => Err(error),
             Err(Stop::PackWriter) => Err(packs.finish().expect_err("the thread has stopped for a reason")),
         }

@@ -20,8 +20,8 @@ type UsedFrames = BTreeMap<FrameId, Vec<ChunkId>>;
 
 impl Packing<'_, '_, '_> {
     /// Moves what is still used of a base pack into new packs, where that is less than half of it, or the
-    /// pack is damaged. Returns the damaged ones.
-    pub(super) fn replace_packs(&mut self, store: &LocalStore) -> Result<Vec<Blob>, Stop> {
+    /// pack is damaged.
+    pub(super) fn replace_packs(&mut self, store: &LocalStore) -> Result<(), Stop> {
         let mut is_damaged = vec![false; self.catalog.packs.len()];
         for frame in self.base_frames.damaged() {
             is_damaged[self.catalog.frame(frame).pack as usize] = true;
@@ -38,8 +38,7 @@ impl Packing<'_, '_, '_> {
                 self.replace(&pack, frames, store)?;
             }
         }
-        let packs = self.catalog.packs.iter().zip(is_damaged);
-        Ok(packs.filter(|(_, is_damaged)| *is_damaged).map(|(pack, _)| *pack).collect())
+        Ok(())
     }
 
     /// About how many bytes of their pack the frames' used chunks take.
