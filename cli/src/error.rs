@@ -38,7 +38,7 @@ impl Exit {
 /// What to do about a full disk.
 const FULL: &str = "the disk is full: `hull rmi` and `hull rm` free space, or set HULL_HOME elsewhere";
 /// What to do about damage in the local store.
-pub(crate) const DAMAGED: &str =
+const DAMAGED: &str =
     "the local copy is incomplete or damaged: `hull rmi` it, then `hull pull` or `hull pack` it anew";
 
 /// What to do about an appliance that is there for other platforms only.

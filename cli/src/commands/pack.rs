@@ -10,7 +10,7 @@ use packer::disks::WriteError;
 use packer::{ArchiveError, PackError, PackOptions, PackRequest, Packed, pack, write_archive};
 
 use crate::context::Context;
-use crate::error::{CommandError, DAMAGED, Exit};
+use crate::error::{CommandError, Exit};
 use crate::text::{self, size};
 
 /// Make an appliance from a hull.toml and its disks
@@ -153,9 +153,6 @@ impl From<PackError> for CommandError {
             }
             PackError::Base(_) | PackError::BaseContents(_) | PackError::Write(WriteError::ReadBase { .. }) => {
                 Self::from_error(Exit::Failed, error).hint("`--no-base` packs everything anew")
-            }
-            PackError::Write(WriteError::RottenPack { .. }) => {
-                Self::from_error(Exit::Failed, error).hint(DAMAGED)
             }
             PackError::Write(WriteError::Store(error)) | PackError::Store(error) => error.into(),
             error => Self::from_error(Exit::Failed, error),
