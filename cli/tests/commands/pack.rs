@@ -172,6 +172,7 @@ fn inspect_shows_machine_disks_firewall_and_digests() {
     Memory:       64 MiB
     Firmware:     BIOS
     Restart:      no
+    NICs:         eth0
 
     Disks
     NAME  SIZE     MODE     INDEX
