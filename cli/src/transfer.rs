@@ -18,7 +18,7 @@ use crate::text;
 #[derive(Debug, clap::Args)]
 pub(crate) struct TransferArgs {
     /// Blobs that move at the same time
-    #[arg(long, default_value_t = 4, value_name = "NUMBER")]
+    #[arg(long, default_value_t = 3, value_name = "NUMBER")]
     concurrency: usize,
     /// Speak to this registry without TLS, as HOST[:PORT]; this machine's need no flag
     #[arg(long, value_name = "HOST")]
@@ -27,7 +27,7 @@ pub(crate) struct TransferArgs {
 
 impl Default for TransferArgs {
     fn default() -> Self {
-        Self { concurrency: 4, insecure: Vec::new() }
+        Self { concurrency: 3, insecure: Vec::new() }
     }
 }
 

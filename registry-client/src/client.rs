@@ -42,7 +42,7 @@ impl Default for ClientOptions {
     fn default() -> Self {
         Self {
             credentials: Arc::new(NoCredentials),
-            concurrency: 4,
+            concurrency: 3,
             insecure_hosts: Vec::new(),
             retry: RetryPolicy::default(),
             idle_timeout: Duration::from_secs(60),

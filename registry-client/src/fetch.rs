@@ -1,7 +1,7 @@
 //! One blob, from the registry into the local store.
 //!
 //! ```text
-//! body --pieces, about 256 KiB at a time, at most 4 on the way--> thread: write, hash --> commit
+//! body --pieces, about 1 MiB at a time, at most 2 on the way--> thread: write, hash --> commit
 //! ```
 //!
 //! What has arrived survives a cut: the next attempt, or the next pull, asks for the rest with a single
@@ -33,9 +33,9 @@ use crate::session::{Call, Session};
 use crate::{Progress, RequestError};
 
 /// Pieces are handed to the writing thread in batches of about this size.
-const BATCH_BYTES: usize = 256 << 10;
+const BATCH_BYTES: usize = 1 << 20;
 /// Batches that may wait for the writing thread.
-const BATCHES_WAITING: usize = 4;
+const BATCHES_WAITING: usize = 2;
 
 /// What fetching a blob needs besides the blob.
 #[derive(Debug, Clone, Copy)]

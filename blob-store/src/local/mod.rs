@@ -153,13 +153,13 @@ impl LocalStore {
         entries.map(|entry| Ok(entry.during("list", &folder)?.path())).collect()
     }
 
-    /// Gives the complete file `from` the name of its content, durably.
+    /// Gives the complete file `from` the name of its content. The content is durable then; that it has
+    /// this name is once something is published that may lead to it, which flushes all such names at once.
     fn adopt(&self, file: &File, from: &Path, blob: Blob) -> Result<(), LocalStoreError> {
         let to = self.blob_path(&blob.digest);
         file.set_permissions(Permissions::from_mode(0o444)).during("protect", from)?;
         file.sync_all().during("flush", from)?;
-        fs::rename(from, &to).during("publish", &to)?;
-        sync_folder(to.parent().expect("a blob lies in a folder"))
+        fs::rename(from, &to).during("publish", &to)
     }
 }
 

@@ -125,8 +125,11 @@ impl LocalStore {
         self.root.join("refs").join(name)
     }
 
-    /// Lets the file `path` hold `content`, at once and durably.
+    /// Lets the file `path` hold `content`, at once and durably, after every blob that it may lead to.
     fn publish(&self, path: &Path, content: &str) -> Result<(), LocalStoreError> {
+        for folder in ["blobs/sha256", "blobs/sha512"] {
+            sync_folder(&self.root.join(folder))?;
+        }
         let mut writer = self.writer()?;
         writer.write_all(content.as_bytes()).during("write", &writer.path.clone())?;
         writer.file.sync_all().during("flush", &writer.path)?;
