@@ -11,6 +11,7 @@ mod key;
 mod local;
 mod memory;
 mod storage;
+mod write_back;
 
 pub use folder::{FolderStorage, OpenFolderError};
 pub use key::{Key, KeyError};

@@ -258,15 +258,17 @@ impl Pull<'_> {
         let (small, large): (Vec<Blob>, Vec<Blob>) = missing.iter().partition(|blob| {
             [chosen.parsed.config.digest, chosen.parsed.policy.digest].contains(&blob.digest)
         });
-        let documents = self.fetch_all(&small, &Recipes::new()).await?;
-        self.check_documents(&chosen.parsed, platform).await?;
-        let content = self.fetch_content(&chosen.parsed, large).await?;
+        let (manifest, index) = (chosen.manifest_digest, Digest::sha256(&chosen.index));
+        let documents = async {
+            let moved = self.fetch_all(&small, &Recipes::new()).await?;
+            self.check_documents(&chosen.parsed, platform).await?;
+            self.keep(manifest, chosen.manifest.clone()).await?;
+            self.keep(index, chosen.index.clone()).await?;
+            Ok::<_, PullError>(moved)
+        };
+        // Nothing leads to any of it before the tag, so one need not wait for the other.
+        let (documents, content) = tokio::try_join!(documents, self.fetch_content(&chosen.parsed, large))?;
         let moved = documents.add(content);
-
-        let manifest = chosen.manifest_digest;
-        self.keep(manifest, chosen.manifest).await?;
-        let index = Digest::sha256(&chosen.index);
-        self.keep(index, chosen.index).await?;
         let (store, reference) = (self.store.clone(), self.reference.clone());
         on_thread(move || store.tag(&reference, &index)).await?;
         Ok(Pulled {

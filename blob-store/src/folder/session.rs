@@ -2,22 +2,18 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rustix::fs::Advice;
 
 use super::tree::{Tree, storage_error};
 use super::{blocking, reader};
 use crate::Key;
 use crate::storage::{ContentStream, Put, Session, SessionId, SessionInfo, StorageError};
-
-/// Bytes after which the kernel is asked to write them to the disk.
-const FLUSH_STEP: u64 = 8 << 20;
+use crate::write_back;
 
 /// An open session: a file of `.sessions`, and how long it is.
 #[derive(Debug)]
@@ -81,7 +77,7 @@ impl Session for FolderSession {
                 let _ = file.set_len(offset);
                 storage_error("write", &path(&tree, id), error)
             })?;
-            Ok((end, begin_flush(&file, flushed, end)))
+            Ok((end, write_back::begin(&file, flushed, end)))
         })
         .await?;
         Ok(())
@@ -150,21 +146,6 @@ pub(super) fn sessions(tree: &Tree) -> Result<Vec<SessionInfo>, StorageError> {
 
 fn path(tree: &Tree, id: SessionId) -> PathBuf {
     tree.session_folder().join(id.to_string())
-}
-
-/// Has the kernel begin to write `flushed..end` to the disk, once that is worth it, so that the sync
-/// at the end finds little left to do. Returns what `flushed` is now.
-///
-/// The advice that content is not needed does this, as `sync_file_range` would: pages that were not
-/// written back yet are not dropped, only their write-back is started.
-fn begin_flush(file: &File, flushed: u64, end: u64) -> u64 {
-    match NonZeroU64::new(end - flushed) {
-        Some(length) if length.get() >= FLUSH_STEP => {
-            let _ = rustix::fs::fadvise(file, flushed, Some(length), Advice::DontNeed);
-            end
-        }
-        _ => flushed,
-    }
 }
 
 /// Writes `pieces` from `offset` on, and returns where they end.

@@ -10,6 +10,7 @@ use rustix::fs::FlockOperation;
 
 use super::error::Context as _;
 use super::{LocalStore, LocalStoreError, check};
+use crate::write_back;
 
 /// Content that arrives from elsewhere under a known digest. Dropped without
 /// [`PartialBlob::commit`], what has arrived stays for the next attempt.
@@ -21,6 +22,8 @@ pub struct PartialBlob {
     file: File,
     hasher: Hasher,
     len: u64,
+    /// How much of it is on its way to the disk.
+    flushed: u64,
 }
 
 impl LocalStore {
@@ -66,7 +69,7 @@ impl PartialBlob {
             hasher.update(&piece[..read]);
             len += read as u64;
         }
-        let mut partial = Self { store, blob, path, file, hasher, len };
+        let mut partial = Self { store, blob, path, file, hasher, len, flushed: len };
         if len > blob.size_bytes {
             partial.restart()?;
         }
@@ -88,6 +91,7 @@ impl PartialBlob {
         self.file.set_len(0).during("empty", &self.path)?;
         self.hasher = Hasher::new(self.blob.digest.algorithm());
         self.len = 0;
+        self.flushed = 0;
         Ok(())
     }
 
@@ -108,6 +112,7 @@ impl PartialBlob {
         self.file.write_all(piece).during("write", &self.path)?;
         self.hasher.update(piece);
         self.len = len;
+        self.flushed = write_back::begin(&self.file, self.flushed, len);
         Ok(())
     }
 
