@@ -297,7 +297,8 @@ async fn a_manifest_for_another_platform_than_the_index_says_is_refused() {
     let error = client().pull(&reference, &folder.store, "linux/arm64", &Silent).await.unwrap_err();
     let want = "cannot be used: the appliance is not there for linux/arm64; it is for linux/amd64";
     assert!(chain(&error).ends_with(want), "{}", chain(&error));
-    assert!(!folder.store.contains(&Digest::sha256(sample.pack(0))), "no pack has moved");
+    // Packs may be on their way by then; nothing leads to them.
+    assert!(folder.store.references().unwrap().is_empty());
 }
 
 #[tokio::test]
