@@ -259,15 +259,14 @@ impl Pull<'_> {
             [chosen.parsed.config.digest, chosen.parsed.policy.digest].contains(&blob.digest)
         });
         let (manifest, index) = (chosen.manifest_digest, Digest::sha256(&chosen.index));
-        let documents = async {
-            let moved = self.fetch_all(&small, &Recipes::new()).await?;
-            self.check_documents(&chosen.parsed, platform).await?;
+        let documents = self.fetch_all(&small, &Recipes::new()).await?;
+        self.check_documents(&chosen.parsed, platform).await?;
+        let keep = async {
             self.keep(manifest, chosen.manifest.clone()).await?;
-            self.keep(index, chosen.index.clone()).await?;
-            Ok::<_, PullError>(moved)
+            self.keep(index, chosen.index.clone()).await
         };
         // Nothing leads to any of it before the tag, so one need not wait for the other.
-        let (documents, content) = tokio::try_join!(documents, self.fetch_content(&chosen.parsed, large))?;
+        let (content, ()) = tokio::try_join!(self.fetch_content(&chosen.parsed, large), keep)?;
         let moved = documents.add(content);
         let (store, reference) = (self.store.clone(), self.reference.clone());
         on_thread(move || store.tag(&reference, &index)).await?;
