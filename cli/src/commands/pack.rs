@@ -147,11 +147,16 @@ impl From<PackError> for CommandError {
             PackError::Image { .. } if error.is_too_large() => {
                 Self::from_error(Exit::Failed, error).hint("`--max-size` accepts larger disks")
             }
-            PackError::Image { .. } | PackError::Write(WriteError::Read { .. }) => {
-                Self::from_error(Exit::Failed, error)
-                    .hint("`qemu-img info` and `qemu-img check` say more about an image; docs/hull-toml.md says which are read")
-            }
-            PackError::Base(_) | PackError::BaseContents(_) | PackError::Write(WriteError::ReadBase { .. }) => {
+            PackError::Image { .. } | PackError::Write(WriteError::Read { .. }) => Self::from_error(
+                Exit::Failed,
+                error,
+            )
+            .hint(
+                "docs/hull-toml.md says which images are read; do not give a stranger's to tools that guess",
+            ),
+            PackError::Base(_)
+            | PackError::BaseContents(_)
+            | PackError::Write(WriteError::ReadBase { .. }) => {
                 Self::from_error(Exit::Failed, error).hint("`--no-base` packs everything anew")
             }
             PackError::Write(WriteError::Store(error)) | PackError::Store(error) => error.into(),
