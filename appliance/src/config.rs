@@ -64,6 +64,9 @@ pub struct Machine {
     pub nics: Vec<Nic>,
     /// Data that is not part of the image and survives upgrades; attached after the disks.
     pub volumes: Vec<Volume>,
+    /// When it starts: machines with lower numbers first, those without a number last.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub start_order: Option<u32>,
 }
 
 /// A processor architecture, by the names that OCI uses.
@@ -104,8 +107,49 @@ pub enum Console {
 pub enum Devices {
     /// virtio throughout.
     Virtio,
-    /// Models that guests without virtio drivers know: AHCI disks, e1000 NICs.
+    /// Models that guests without virtio drivers know: those that the disks and NICs name, AHCI and e1000
+    /// where they name none.
     Compat,
+}
+
+/// What a disk was attached to on the platform it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bus {
+    /// virtio block device.
+    Virtio,
+    /// AHCI.
+    Sata,
+    /// Parallel ATA.
+    Ide,
+    /// NVM Express.
+    Nvme,
+    /// BusLogic parallel SCSI.
+    BusLogic,
+    /// LSI Logic parallel SCSI.
+    LsiLogic,
+    /// LSI Logic SAS.
+    LsiSas,
+    /// VMware's paravirtual SCSI.
+    Pvscsi,
+}
+
+/// What network card the machine had on the platform it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NicModel {
+    /// virtio network device.
+    Virtio,
+    /// Intel 82545EM.
+    E1000,
+    /// Intel 82574L.
+    E1000e,
+    /// AMD PCnet.
+    Pcnet,
+    /// Realtek RTL8139.
+    Rtl8139,
+    /// VMware's third paravirtual card.
+    Vmxnet3,
 }
 
 /// A disk that is part of the image.
@@ -118,6 +162,9 @@ pub struct Disk {
     pub size_bytes: u64,
     /// What happens to what the guest writes.
     pub mode: DiskMode,
+    /// What it is attached to where [`Devices::Compat`] holds, and on export.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bus: Option<Bus>,
 }
 
 /// What happens to what the guest writes to a disk.
@@ -141,6 +188,9 @@ pub struct Nic {
     /// The private network between the appliance's machines that it joins; absent for the outside.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub network: Option<String>,
+    /// Which card it is where [`Devices::Compat`] holds, and on export.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub model: Option<NicModel>,
 }
 
 /// Data that survives upgrades and is never part of the image.

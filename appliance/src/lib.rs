@@ -20,8 +20,8 @@ pub mod policy;
 mod reference;
 
 pub use config::{
-    ApplianceConfig, Arch, ConfigError, Console, Devices, Disk, DiskMode, Firmware, Machine, Nic, Volume,
-    is_label,
+    ApplianceConfig, Arch, Bus, ConfigError, Console, Devices, Disk, DiskMode, Firmware, Machine, Nic,
+    NicModel, Volume, is_label,
 };
 pub use digest::{Algorithm, Blob, Digest, DigestError, Hasher};
 pub use fault::Fault;

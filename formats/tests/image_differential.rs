@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use formats::image::{self, Limits};
+use formats::image::{self, ImageRequest, Limits, Source};
 use formats::{Disk, RunKind};
 use serde_json::Value;
 
@@ -81,7 +81,10 @@ fn has_qemu() -> bool {
 /// Reads the whole image, then random ranges of it from two threads, and its map, with both readers.
 #[track_caller]
 fn compare(path: &Path, format: &str, folder: &Path, random: &mut Random) {
-    let disk = image::open(File::open(path).unwrap(), "image", None, LIMITS).unwrap();
+    let disk =
+        image::open(ImageRequest::new(Source::new(File::open(path).unwrap()).unwrap(), "image", LIMITS))
+            .unwrap()
+            .disk;
     let reference = folder.join("reference");
     run("qemu-img", &["convert", "-f", format, "-O", "raw", text(path), text(&reference)]);
     let want = fs::read(&reference).unwrap();

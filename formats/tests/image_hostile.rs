@@ -3,9 +3,10 @@
 mod image_samples;
 
 use std::error::Error;
+use std::fs::File;
 use std::iter::successors;
 
-use formats::image::{self, Format, Limits, OpenError};
+use formats::image::{self, Format, ImageRequest, Limits, OpenError, Source};
 use formats::{Disk, ReadError, Run, RunKind};
 use image_samples::{
     DESCRIPTOR_TEXT, file_of, put, put_grain, qcow2, qcow2_extended, vmdk, vmdk_with, with_footer,
@@ -15,7 +16,13 @@ use proptest::prelude::*;
 const LIMITS: Limits = Limits { max_size_bytes: 1 << 40 };
 
 fn open(image: &[u8], format: Option<Format>) -> Result<Box<dyn Disk>, OpenError> {
-    image::open(file_of(image), "disk.img", format, LIMITS)
+    open_file(file_of(image), format, LIMITS)
+}
+
+fn open_file(file: File, format: Option<Format>, limits: Limits) -> Result<Box<dyn Disk>, OpenError> {
+    let mut request = ImageRequest::new(Source::new(file).unwrap(), "disk.img", limits);
+    request.layer.format = format;
+    image::open(request).map(|image| image.disk)
 }
 
 /// What a person is told: an error and all its causes.
@@ -189,18 +196,15 @@ fn an_image_is_not_opened_as_a_format_it_is_not() {
 #[test]
 fn a_folder_is_not_a_disk() {
     let folder = tempfile::tempdir().unwrap();
-    let file = std::fs::File::open(folder.path()).unwrap();
-    let error = image::open(file, "here\n", None, LIMITS).unwrap_err();
-    assert_eq!(
-        told(&error),
-        "cannot open here\\n as a disk: this is a folder; wanted a regular file or a block device"
-    );
+    let file = File::open(folder.path()).unwrap();
+    let error = Source::new(file).unwrap_err();
+    assert_eq!(told(&error), "this is a folder; wanted a regular file or a block device");
 }
 
 #[test]
 fn a_raw_disk_whose_file_became_shorter_is_not_read_as_zeros() {
     let file = file_of(&[1; 8192]);
-    let disk = image::open(file.try_clone().unwrap(), "disk.img", None, LIMITS).unwrap();
+    let disk = open_file(file.try_clone().unwrap(), None, LIMITS).unwrap();
     file.set_len(4096).unwrap();
     assert!(matches!(disk.read_at(4000, &mut [0; 200]), Err(ReadError::Io { .. })));
     assert!(matches!(disk.runs(4096, 4096), Err(ReadError::Io { .. })));
@@ -261,7 +265,7 @@ proptest! {
     #[test]
     fn a_damaged_image_is_refused_or_read_but_never_read_outside(image in damaged(), at in any::<u64>()) {
         let limits = Limits { max_size_bytes: 1 << 30 };
-        let disk = match image::open(file_of(&image), "damaged", None, limits) {
+        let disk = match open_file(file_of(&image), None, limits) {
             Ok(disk) => disk,
             Err(error) => {
                 prop_assert!(!matches!(error.reason, image::Refusal::Io { .. }), "{}", told(&error));

@@ -8,7 +8,7 @@ use appliance::manifest::{ApplianceIndex, ApplianceManifest, DiskLayer, Platform
 use appliance::{ApplianceConfig, Blob, Digest};
 use blob_store::{LocalStore, LocalStoreError};
 use formats::Disk;
-use formats::image::{self, Limits, OpenError, Refusal};
+use formats::image::{self, ImageRequest, Limits, OpenError, Refusal, Source};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::contents::{Contents, ContentsError, Platform};
@@ -134,10 +134,10 @@ pub fn pack(
     store: &LocalStore,
     progress: &dyn Progress,
 ) -> Result<Packed, PackError> {
-    let source = Source::read(request.source)?;
-    let HullToml { mut config, policy, sources } = source.hull_toml.clone();
+    let author = Author::read(request.source)?;
+    let HullToml { mut config, policy, sources } = author.hull_toml.clone();
     let limits = Limits { max_size_bytes: request.max_disk_bytes };
-    let disks = sources.iter().map(|disk| source.open_disk(disk, limits)).collect::<Result<Vec<_>, _>>()?;
+    let disks = sources.iter().map(|disk| author.open_disk(disk, limits)).collect::<Result<Vec<_>, _>>()?;
     let sized = config.machines.iter_mut().flat_map(|machine| &mut machine.disks);
     sized.zip(&disks).for_each(|(entry, disk)| entry.size_bytes = disk.size_bytes());
     config.check()?;
@@ -196,13 +196,13 @@ fn base_of(store: &LocalStore, digest: &Digest, platform: &str) -> Result<Option
 
 /// A `hull.toml` and the folder that its sources are in.
 #[derive(Debug)]
-struct Source {
+struct Author {
     path: PathBuf,
     folder: File,
     hull_toml: HullToml,
 }
 
-impl Source {
+impl Author {
     fn read(source: &Path) -> Result<Self, PackError> {
         let path = if source.is_dir() { source.join("hull.toml") } else { source.to_owned() };
         let failed = |source| PackError::NoHullToml { path: path.clone(), source };
@@ -242,7 +242,10 @@ impl Source {
             },
         })?;
         let name = self.path.with_file_name(&disk.path).display().to_string();
-        image::open(file.into(), &name, None, limits)
-            .map_err(|source| PackError::Image { disk: disk.disk.clone(), source })
+        let opened = Source::new(file.into())
+            .map_err(|reason| OpenError { name: name.clone(), reason })
+            .and_then(|source| image::open(ImageRequest::new(source, &name, limits)));
+        let image = opened.map_err(|source| PackError::Image { disk: disk.disk.clone(), source })?;
+        Ok(image.disk)
     }
 }

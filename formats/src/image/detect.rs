@@ -10,10 +10,8 @@
 //! footer is looked for at the end of the file, since a fixed VHD has nothing else.
 
 use std::fmt;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 
-use super::{Refusal, file, qcow2, vmdk};
+use super::{Refusal, Source, qcow2, vmdk};
 
 /// A format of disk images that is read here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,16 +47,16 @@ impl fmt::Display for Format {
 /// # Errors
 ///
 /// - [`Refusal::OtherFormat`]: known, and not readable here.
-/// - [`Refusal::NotAFile`], [`Refusal::Io`].
-pub fn detect(file: &File) -> Result<Format, Refusal> {
-    let size_bytes = file::size_of(file)?;
+/// - [`Refusal::Io`].
+pub fn detect(source: &Source) -> Result<Format, Refusal> {
+    let size_bytes = source.size_bytes();
     let mut first = [0; SECTOR];
     let first = &mut first[..size_bytes.min(SECTOR as u64) as usize];
     let mut last = [0; SECTOR];
     let last = &mut last[..first.len()];
     let failed = |source| Refusal::Io { what: "the file's first and last sector".to_owned(), source };
-    file.read_exact_at(first, 0).map_err(failed)?;
-    file.read_exact_at(last, size_bytes - last.len() as u64).map_err(failed)?;
+    source.read_exact_at(first, 0).map_err(failed)?;
+    source.read_exact_at(last, size_bytes - last.len() as u64).map_err(failed)?;
     from_sectors(first, last)
 }
 

@@ -65,6 +65,21 @@ pub enum Refusal {
         /// What to do.
         advice: &'static str,
     },
+    /// A base was handed over that the image has no use for.
+    #[error("{format}: the image is no difference to another one; wanted no backing file for it")]
+    UnusedBacking {
+        /// The format it was read as.
+        format: Format,
+    },
+    /// A file that the image was cut into is missing, or is not what the image says.
+    #[error("its part `{}` cannot be used", name.escape_debug())]
+    Part {
+        /// The part's name, as it stands in the image.
+        name: String,
+        /// What stands in the way.
+        #[source]
+        reason: Box<Refusal>,
+    },
     /// Not a thing that holds bytes at offsets.
     #[error("this is {found}; wanted a regular file or a block device")]
     NotAFile {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::cache::SlotCache;
-use super::file::ImageFile;
+use super::source::Source;
 use crate::disk::{Disk, ReadError, Run, RunKind, check_range};
 
 /// A stretch of the guest's disk that lies in one place.
@@ -22,7 +22,7 @@ impl Extent {
     /// Whether `next`, which follows it on the disk, also follows it where it lies.
     pub(super) fn continues_in(&self, next: &Extent) -> bool {
         match (self.place, next.place) {
-            (Place::Zero, Place::Zero) => true,
+            (Place::Zero, Place::Zero) | (Place::Inherited, Place::Inherited) => true,
             (Place::Stored { offset }, Place::Stored { offset: next }) => offset + self.len == next,
             _ => false,
         }
@@ -33,6 +33,8 @@ impl Extent {
 pub(super) enum Place {
     /// Nowhere: it reads as zeros.
     Zero,
+    /// In the image that this one is a difference to; zeros where there is none, or past its end.
+    Inherited,
     /// In the file from this offset on, byte for byte.
     Stored { offset: u64 },
     /// In a compressed unit, from byte `within` of its content on.
@@ -62,18 +64,19 @@ pub(super) trait Map: fmt::Debug + Send + Sync {
     ///
     /// The range is not empty and lies on the disk. What the extent names lies in the file. The work
     /// is bounded: at most one table is loaded.
-    fn extent(&self, file: &ImageFile, offset: u64, most: u64) -> Result<Extent, ReadError>;
+    fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError>;
 
     /// Decompresses `unit` into `content`, which has the size of a unit. The caller uses no byte of it
     /// that lies past the end of the disk.
-    fn unpack(&self, file: &ImageFile, unit: Unit, content: &mut [u8]) -> Result<(), ReadError>;
+    fn unpack(&self, file: &Source, unit: Unit, content: &mut [u8]) -> Result<(), ReadError>;
 }
 
 /// A disk in an image whose format keeps a map.
 #[derive(Debug)]
 pub(super) struct MappedDisk<M> {
-    file: ImageFile,
+    file: Source,
     map: M,
+    parent: Option<Box<dyn Disk>>,
     /// Decompressed units of which only a part was asked for.
     unpacked: SlotCache<[u8]>,
 }
@@ -84,10 +87,35 @@ const UNPACKED_CACHE_BYTES: u64 = 4 << 20;
 const MOST_EXTENTS_PER_CALL: usize = 256;
 
 impl<M: Map> MappedDisk<M> {
-    pub(super) fn new(file: ImageFile, map: M) -> Self {
+    /// A disk whose `map` leads into `file` and, where it says so, to `parent`.
+    pub(super) fn new(file: Source, map: M, parent: Option<Box<dyn Disk>>) -> Self {
         let units = map.size_bytes().div_ceil(map.unit_bytes());
         let unpacked = SlotCache::new(UNPACKED_CACHE_BYTES, map.unit_bytes(), units);
-        MappedDisk { file, map, unpacked }
+        MappedDisk { file, map, parent, unpacked }
+    }
+
+    /// The bytes of `offset..end` that the parent has.
+    fn inherited_bytes(&self, offset: u64, end: u64) -> u64 {
+        let parent_bytes = self.parent.as_ref().map_or(0, |parent| parent.size_bytes());
+        end.min(parent_bytes).saturating_sub(offset)
+    }
+
+    fn read_inherited(&self, offset: u64, piece: &mut [u8]) -> Result<(), ReadError> {
+        let here = self.inherited_bytes(offset, offset + piece.len() as u64) as usize;
+        let (inherited, past_its_end) = piece.split_at_mut(here);
+        past_its_end.fill(0);
+        match &self.parent {
+            Some(parent) if here > 0 => parent.read_at(offset, inherited),
+            _ => Ok(()),
+        }
+    }
+
+    /// The runs of an extent at `offset` that `len` bytes are inherited of; possibly fewer.
+    fn inherited_runs(&self, offset: u64, len: u64) -> Result<Vec<Run>, ReadError> {
+        match (&self.parent, self.inherited_bytes(offset, offset + len)) {
+            (None, _) | (_, 0) => Ok(vec![Run { len, kind: RunKind::Zero }]),
+            (Some(parent), here) => parent.runs(offset, here),
+        }
     }
 
     fn read_packed(&self, unit: Unit, within: u64, piece: &mut [u8]) -> Result<(), ReadError> {
@@ -121,6 +149,7 @@ impl<M: Map> Disk for MappedDisk<M> {
             let (piece, after) = rest.split_at_mut(extent.len as usize);
             match extent.place {
                 Place::Zero => piece.fill(0),
+                Place::Inherited => self.read_inherited(at, piece)?,
                 Place::Stored { offset } => self.file.read(offset, piece)?,
                 Place::Packed { unit, within } => self.read_packed(unit, within, piece)?,
             }
@@ -140,12 +169,20 @@ impl<M: Map> Disk for MappedDisk<M> {
                 break;
             }
             let extent = self.map.extent(&self.file, at, end - at)?;
-            let kind = if extent.place == Place::Zero { RunKind::Zero } else { RunKind::Data };
-            match runs.last_mut() {
-                Some(last) if last.kind == kind => last.len += extent.len,
-                _ => runs.push(Run { len: extent.len, kind }),
+            let found = match extent.place {
+                Place::Zero => vec![Run { len: extent.len, kind: RunKind::Zero }],
+                Place::Inherited => self.inherited_runs(at, extent.len)?,
+                Place::Stored { .. } | Place::Packed { .. } => {
+                    vec![Run { len: extent.len, kind: RunKind::Data }]
+                }
+            };
+            for run in found {
+                at += run.len;
+                match runs.last_mut() {
+                    Some(last) if last.kind == run.kind => last.len += run.len,
+                    _ => runs.push(run),
+                }
             }
-            at += extent.len;
         }
         Ok(runs)
     }

@@ -1,14 +1,14 @@
-//! Foreign disk images, read as the guest's disk: raw, qcow2 and VMDK.
+//! Foreign disk images, read as the guest's disk.
 //!
-//! [`open`] turns an open file into a [`Disk`]; [`detect()`] says by its magic what a file is.
-//! Whatever is not one disk in one file is refused with the reason: backing files, data files, split
-//! extents, encryption, features not known here. No path named inside an image is ever opened, and no
-//! field is believed before it was held against the length of the file.
+//! [`open`] turns an image into a [`Disk`]; [`detect()`] says by its magic what a file is. Whatever is
+//! not one whole disk is refused with the reason: backing files, data files and split extents that the caller
+//! did not hand over, encryption, features not known here. No path named inside an image is ever opened, and
+//! no field is believed before it was held against the length of the file.
 //!
 //! ```text
-//! open ---> raw      RawDisk: the file is the disk
-//!      |--> qcow2 --.
-//!      `--> vmdk  --+-> MappedDisk: the format says where each stretch lies, the rest is shared
+//! Source ---> raw      RawDisk: the bytes are the disk
+//!         |--> qcow2 --.
+//!         `--> vmdk  --+-> MappedDisk: the format says where each stretch lies, the rest is shared
 //! ```
 //!
 //! Amplification is legal: an image may name one stored cluster for all of its disk, so that a few
@@ -16,22 +16,24 @@
 //! bound what it copies; [`Limits::max_size_bytes`] bounds what a disk may claim.
 
 mod cache;
+mod chain;
 mod decompress;
 mod detect;
 mod error;
-mod file;
 mod mapped;
 mod qcow2;
 mod raw;
+mod source;
 mod vmdk;
 
-use std::fs::File;
+use std::fmt;
+use std::io;
 
 pub use detect::{Format, detect};
 pub use error::{OpenError, Refusal};
+pub use source::Source;
 
 use crate::Disk;
-use file::ImageFile;
 
 /// What an image may claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,32 +42,90 @@ pub struct Limits {
     pub max_size_bytes: u64,
 }
 
-/// Opens the disk image in `file`, as `format` or, where that is `None`, as what [`detect()`] finds.
-///
-/// `name` serves messages only. A caller that keeps an image for later use should keep its format too:
-/// a guest can write any magic to the first sector of a raw disk.
+/// An image to be opened, and all that may be used for it.
+#[derive(Debug)]
+pub struct ImageRequest<'a> {
+    /// The image.
+    pub layer: Layer<'a>,
+    /// The images that it is a difference to, the nearest first. All of them must be used.
+    pub backing: Vec<Layer<'a>>,
+    /// The files that an image cut into several may name; none where that is `None`.
+    pub parts: Option<&'a dyn Parts>,
+    /// What each of the images may claim.
+    pub limits: Limits,
+}
+
+/// One image file.
+#[derive(Debug, Clone)]
+pub struct Layer<'a> {
+    /// Its bytes.
+    pub source: Source,
+    /// How messages call it.
+    pub name: &'a str,
+    /// What it is read as; what [`detect()`] finds where that is `None`.
+    ///
+    /// A caller that keeps an image for later use should keep its format too: a guest can write any magic to
+    /// the first sector of a raw disk.
+    pub format: Option<Format>,
+}
+
+/// The files of one folder or archive that the caller has handed over, by their names.
+pub trait Parts: fmt::Debug {
+    /// The file called `name`; `None` where there is none.
+    ///
+    /// `name` comes from inside an image. It is compared with the names of the files there are, and never
+    /// used as a path.
+    ///
+    /// # Errors
+    ///
+    /// Those of opening the file.
+    fn part(&self, name: &str) -> io::Result<Option<Source>>;
+}
+
+/// An opened image.
+#[derive(Debug)]
+pub struct Image {
+    /// What it was read as.
+    pub format: Format,
+    /// The disk, as the guest sees it.
+    pub disk: Box<dyn Disk>,
+    /// What the image holds besides.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// What an image holds that is not part of the disk as the guest sees it now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeftOut {
+    /// Earlier states of the disk.
+    InternalSnapshots {
+        /// How many.
+        count: u32,
+    },
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LeftOut::InternalSnapshots { count: 1 } => f.write_str("1 internal snapshot"),
+            LeftOut::InternalSnapshots { count } => write!(f, "{count} internal snapshots"),
+        }
+    }
+}
+
+impl<'a> ImageRequest<'a> {
+    /// A request for the image in `source`, alone, whatever its format; messages call it `name`.
+    pub fn new(source: Source, name: &'a str, limits: Limits) -> Self {
+        let layer = Layer { source, name, format: None };
+        ImageRequest { layer, backing: Vec::new(), parts: None, limits }
+    }
+}
+
+/// Opens a disk image.
 ///
 /// # Errors
 ///
 /// [`OpenError`], naming the field, where it lies, what it holds and what could stand there.
-pub fn open(
-    file: File,
-    name: &str,
-    format: Option<Format>,
-    limits: Limits,
-) -> Result<Box<dyn Disk>, OpenError> {
-    open_unnamed(file, format, limits).map_err(|reason| OpenError { name: name.to_owned(), reason })
-}
-
-fn open_unnamed(file: File, format: Option<Format>, limits: Limits) -> Result<Box<dyn Disk>, Refusal> {
-    let file = ImageFile::new(file)?;
-    let format = match format {
-        Some(format) => format,
-        None => detect(file.as_file())?,
-    };
-    Ok(match format {
-        Format::Raw => Box::new(raw::RawDisk::open(file, limits)?),
-        Format::Qcow2 => Box::new(qcow2::open(file, limits)?),
-        Format::Vmdk => Box::new(vmdk::open(file, limits)?),
-    })
+pub fn open(request: ImageRequest<'_>) -> Result<Image, OpenError> {
+    chain::open(request)
 }

@@ -20,7 +20,8 @@ use appliance::policy::{
     Trust,
 };
 use appliance::{
-    ApplianceConfig, Arch, ConfigError, Console, Devices, DiskMode, Firmware, Machine, Nic, Policy, Volume,
+    ApplianceConfig, Arch, Bus, ConfigError, Console, Devices, DiskMode, Firmware, Machine, Nic, NicModel,
+    Policy, Volume,
 };
 use toml::de::DeTable;
 
@@ -269,8 +270,9 @@ impl Reader {
             ("read-only", DiskMode::ReadOnly),
         ];
         let mode = optional(section.get("mode"), &modes, DiskMode::Overlay)?;
+        let bus = section.get("bus").map(|bus| bus.choice(BUSES)).transpose()?;
         section.finish()?;
-        Ok(appliance::Disk { name, size_bytes: 0, mode })
+        Ok(appliance::Disk { name, size_bytes: 0, mode, bus })
     }
 
     /// `[policy.trust]` and `[policy.placement]`, which hold for the whole appliance.
@@ -360,8 +362,29 @@ fn bare_machine(name: &str, section: &Section<'_>, at: &str) -> Result<Machine, 
         disks: Vec::new(),
         nics: Vec::new(),
         volumes: Vec::new(),
+        start_order: section.get("start-order").map(|order| order.number(0..=65535)).transpose()?,
     })
 }
+
+const BUSES: &[(&str, Bus)] = &[
+    ("virtio", Bus::Virtio),
+    ("sata", Bus::Sata),
+    ("ide", Bus::Ide),
+    ("nvme", Bus::Nvme),
+    ("bus-logic", Bus::BusLogic),
+    ("lsi-logic", Bus::LsiLogic),
+    ("lsi-sas", Bus::LsiSas),
+    ("pvscsi", Bus::Pvscsi),
+];
+
+const NIC_MODELS: &[(&str, NicModel)] = &[
+    ("virtio", NicModel::Virtio),
+    ("e1000", NicModel::E1000),
+    ("e1000e", NicModel::E1000e),
+    ("pcnet", NicModel::Pcnet),
+    ("rtl8139", NicModel::Rtl8139),
+    ("vmxnet3", NicModel::Vmxnet3),
+];
 
 fn volume(section: Section<'_>, at: &str) -> Result<Volume, HullTomlError> {
     let section = section.noted_as(at);
@@ -375,7 +398,9 @@ fn volume(section: Section<'_>, at: &str) -> Result<Volume, HullTomlError> {
 fn nic(section: Section<'_>, at: &str) -> Result<Nic, HullTomlError> {
     let section = section.noted_as(at);
     let network = section.get("network").map(|network| label(&network)).transpose()?;
-    let nic = Nic { name: label(&section.need("name")?.noted_as(format!("{at}/name")))?, network };
+    let name = label(&section.need("name")?.noted_as(format!("{at}/name")))?;
+    let model = section.get("model").map(|model| model.choice(NIC_MODELS)).transpose()?;
+    let nic = Nic { name, network, model };
     section.finish()?;
     Ok(nic)
 }

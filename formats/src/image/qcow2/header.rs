@@ -55,6 +55,8 @@ pub(super) struct Header {
     /// The active L1 table, in bytes of the file. It covers at least the disk.
     pub(super) l1_table: Range<u64>,
     pub(super) refcount_table: Range<u64>,
+    /// Internal snapshots, which are not read.
+    pub(super) snapshots: u32,
 }
 
 /// How large an L2 entry is, and what it can say.
@@ -96,7 +98,6 @@ impl Header {
         fields.check_encryption()?;
         fields.check_backing_file()?;
         fields.check_extensions(header_bytes, 1 << cluster_bits)?;
-        fields.check_snapshots(cluster_bits)?;
         fields.check_refcount_width(version)?;
         let mut header = Header {
             version,
@@ -106,6 +107,7 @@ impl Header {
             l2_entry: if features & EXTENDED_L2 == 0 { L2Entry::Standard } else { L2Entry::Extended },
             l1_table: 0..0,
             refcount_table: fields.refcount_table(cluster_bits)?,
+            snapshots: fields.snapshots(cluster_bits)?,
         };
         header.l1_table = fields.l1_table(&header)?;
         Ok(header)
@@ -245,17 +247,18 @@ impl Fields<'_> {
         Ok(())
     }
 
-    /// Snapshots are not read; that their table lies in the file is checked all the same.
-    fn check_snapshots(&self, cluster_bits: u32) -> Result<(), Refusal> {
+    /// How many there are. They are not read; that their table lies in the file is checked all the same.
+    fn snapshots(&self, cluster_bits: u32) -> Result<u32, Refusal> {
         let count = self.u32(60);
         if count == 0 {
-            return Ok(());
+            return Ok(0);
         }
         if count > MOST_SNAPSHOTS {
             return Err(malformed(60, "nb_snapshots", count, format!("at most {MOST_SNAPSHOTS}")));
         }
         let bytes = u64::from(count) * SNAPSHOT_ENTRY_BYTES;
-        self.table(64, "snapshots_offset", bytes, cluster_bits).map(drop)
+        self.table(64, "snapshots_offset", bytes, cluster_bits)?;
+        Ok(count)
     }
 
     fn check_refcount_width(&self, version: u32) -> Result<(), Refusal> {

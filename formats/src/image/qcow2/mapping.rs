@@ -9,9 +9,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::super::cache::SlotCache;
-use super::super::file::ImageFile;
 use super::super::mapped::{Extent, Place, Unit};
-use super::super::{Format, Refusal};
+use super::super::source::Source;
+use super::super::{Format, LeftOut, Refusal};
 use super::header::{Header, L2Entry, malformed};
 use crate::ReadError;
 
@@ -49,7 +49,7 @@ struct Entry {
 }
 
 impl Mapping {
-    pub(super) fn load(file: &ImageFile, header: Header) -> Result<Self, Refusal> {
+    pub(super) fn load(file: &Source, header: Header) -> Result<Self, Refusal> {
         let count = header.size_bytes.div_ceil(header.bytes_per_table());
         let mut l2_offsets = Vec::with_capacity(count as usize);
         let mut piece = vec![0; L1_PIECE_BYTES.min(count as usize * 8)];
@@ -72,13 +72,18 @@ impl Mapping {
         self.header.size_bytes
     }
 
+    pub(super) fn left_out(&self) -> Vec<LeftOut> {
+        let count = self.header.snapshots;
+        if count == 0 { Vec::new() } else { vec![LeftOut::InternalSnapshots { count }] }
+    }
+
     pub(super) fn cluster_bytes(&self) -> u64 {
         self.header.cluster_bytes()
     }
 
     /// As [`Map::extent`](super::super::mapped::Map::extent). An extent ends where its L2 table does,
     /// unless there is none.
-    pub(super) fn extent(&self, file: &ImageFile, offset: u64, most: u64) -> Result<Extent, ReadError> {
+    pub(super) fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
         let per_table = self.header.bytes_per_table();
         let l1_index = offset / per_table;
         if self.l2_offsets[l1_index as usize] == 0 {
@@ -101,7 +106,7 @@ impl Mapping {
         Ok(extent)
     }
 
-    fn l2_table(&self, file: &ImageFile, l1_index: u64) -> Result<Arc<[u64]>, ReadError> {
+    fn l2_table(&self, file: &Source, l1_index: u64) -> Result<Arc<[u64]>, ReadError> {
         let offset = self.l2_offsets[l1_index as usize];
         self.l2_tables.get_or_load(offset >> self.header.cluster_bits, || {
             let mut table = vec![0; self.cluster_bytes() as usize];
@@ -111,13 +116,7 @@ impl Mapping {
     }
 
     /// The extent from `offset` to the end of its cluster, or of its subclusters of the same kind.
-    fn piece(
-        &self,
-        file: &ImageFile,
-        l1_index: u64,
-        table: &[u64],
-        offset: u64,
-    ) -> Result<Extent, ReadError> {
+    fn piece(&self, file: &Source, l1_index: u64, table: &[u64], offset: u64) -> Result<Extent, ReadError> {
         let cluster_bytes = self.cluster_bytes();
         let entry = self.entry(l1_index, table, offset);
         let within = offset % cluster_bytes;
@@ -205,7 +204,7 @@ impl Mapping {
     }
 
     /// The unit that a compressed cluster's descriptor names.
-    fn compressed(&self, file: &ImageFile, entry: &Entry) -> Result<Unit, ReadError> {
+    fn compressed(&self, file: &Source, entry: &Entry) -> Result<Unit, ReadError> {
         let offset_bits = 62 - (self.header.cluster_bits - 8);
         let offset = entry.descriptor & ((1 << offset_bits) - 1);
         let more_sectors = (entry.descriptor & (COMPRESSED - 1)) >> offset_bits;
@@ -244,7 +243,7 @@ impl Header {
 }
 
 /// Checks the L1 entry at byte `at` of the file; gives the offset of its L2 table, or 0.
-fn l2_offset(entry: u64, at: u64, file: &ImageFile, header: &Header) -> Result<u64, Refusal> {
+fn l2_offset(entry: u64, at: u64, file: &Source, header: &Header) -> Result<u64, Refusal> {
     let offset = entry & OFFSET_MASK;
     let refuse = |wanted: String| Err(malformed(at, "L1 entry", format!("{entry:#x}"), wanted));
     if entry & L1_RESERVED != 0 {

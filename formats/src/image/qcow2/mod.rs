@@ -17,10 +17,11 @@
 mod header;
 mod mapping;
 
+use super::chain::{Opened, Surroundings};
 use super::decompress::{Decompressed, Decompressor};
-use super::file::ImageFile;
 use super::mapped::{Extent, Map, MappedDisk, Unit};
-use super::{Format, Limits, Refusal};
+use super::source::Source;
+use super::{Format, Refusal};
 use crate::ReadError;
 use header::Header;
 use mapping::Mapping;
@@ -34,12 +35,13 @@ pub(super) struct Qcow2Map {
     decompressor: Decompressor,
 }
 
-pub(super) fn open(file: ImageFile, limits: Limits) -> Result<MappedDisk<Qcow2Map>, Refusal> {
+pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened, Refusal> {
     let start = file.start(header::LARGEST_CLUSTER)?;
-    let header = Header::parse(&start, file.size_bytes(), limits)?;
+    let header = Header::parse(&start, file.size_bytes(), around.limits)?;
     let decompressor = Decompressor::new(header.codec);
     let mapping = Mapping::load(&file, header)?;
-    Ok(MappedDisk::new(file, Qcow2Map { mapping, decompressor }))
+    let left_out = mapping.left_out();
+    Ok(Opened { left_out, ..Opened::new(MappedDisk::new(file, Qcow2Map { mapping, decompressor }, None)) })
 }
 
 impl Map for Qcow2Map {
@@ -51,11 +53,11 @@ impl Map for Qcow2Map {
         self.mapping.cluster_bytes()
     }
 
-    fn extent(&self, file: &ImageFile, offset: u64, most: u64) -> Result<Extent, ReadError> {
+    fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
         self.mapping.extent(file, offset, most)
     }
 
-    fn unpack(&self, file: &ImageFile, unit: Unit, content: &mut [u8]) -> Result<(), ReadError> {
+    fn unpack(&self, file: &Source, unit: Unit, content: &mut [u8]) -> Result<(), ReadError> {
         let read = |input: &mut [u8]| file.read(unit.offset, input);
         let found = match self.decompressor.decompress(unit.len as usize, read, content)? {
             // What follows a whole cluster is padding, or the next compressed cluster.

@@ -6,7 +6,7 @@
 //! Source: "Virtual Disk Format 5.0", "The Descriptor File".
 
 use super::super::Refusal;
-use super::super::file::ImageFile;
+use super::super::source::Source;
 use super::header::Header;
 use super::{MAKE_ONE_FILE, SECTOR, malformed, unsupported};
 
@@ -18,7 +18,7 @@ const PARENT: &str =
 const QUOTED_BYTES: usize = 64;
 
 /// Reads the descriptor that `header` names and refuses it unless this one file is the whole disk.
-pub(super) fn check(file: &ImageFile, header: &Header) -> Result<(), Refusal> {
+pub(super) fn check(file: &Source, header: &Header) -> Result<(), Refusal> {
     let mut bytes = vec![0; (header.descriptor.end - header.descriptor.start) as usize];
     file.read(header.descriptor.start, &mut bytes)?;
     let text_bytes = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());

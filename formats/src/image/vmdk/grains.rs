@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::super::Refusal;
 use super::super::cache::SlotCache;
-use super::super::file::ImageFile;
 use super::super::mapped::{Extent, Place, Unit};
+use super::super::source::Source;
 use super::header::{ENTRIES_PER_TABLE, Header};
 use super::{SECTOR, corrupt, malformed};
 use crate::ReadError;
@@ -37,7 +37,7 @@ pub(super) struct Grains {
 }
 
 impl Grains {
-    pub(super) fn load(file: &ImageFile, header: Header) -> Result<Self, Refusal> {
+    pub(super) fn load(file: &Source, header: Header) -> Result<Self, Refusal> {
         let Range { start, end } = header.directory;
         let count = (end - start) / 4;
         let mut directory = Vec::with_capacity(count as usize);
@@ -63,7 +63,7 @@ impl Grains {
 
     /// As [`Map::extent`](super::super::mapped::Map::extent). An extent ends where its grain table
     /// does, unless there is none.
-    pub(super) fn extent(&self, file: &ImageFile, offset: u64, most: u64) -> Result<Extent, ReadError> {
+    pub(super) fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
         let per_table = self.header.bytes_per_table();
         let number = offset / per_table;
         if self.directory[number as usize] == 0 {
@@ -86,7 +86,7 @@ impl Grains {
     }
 
     /// Reads the marker of a compressed grain; gives where in the file the compressed bytes lie.
-    pub(super) fn stream_of(&self, file: &ImageFile, grain: Unit) -> Result<Unit, ReadError> {
+    pub(super) fn stream_of(&self, file: &Source, grain: Unit) -> Result<Unit, ReadError> {
         let (mut sector, mut len) = ([0; 8], [0; 4]);
         file.read(grain.offset, &mut sector)?;
         file.read(grain.offset + 8, &mut len)?;
@@ -102,7 +102,7 @@ impl Grains {
         Ok(Unit { offset: grain.offset + MARKER_BYTES, len, ..grain })
     }
 
-    fn table(&self, file: &ImageFile, number: u64) -> Result<Arc<[u32]>, ReadError> {
+    fn table(&self, file: &Source, number: u64) -> Result<Arc<[u32]>, ReadError> {
         self.tables.get_or_load(number, || {
             let mut table = [0; TABLE_BYTES as usize];
             file.read(u64::from(self.directory[number as usize]) * SECTOR, &mut table)?;
@@ -111,7 +111,7 @@ impl Grains {
     }
 
     /// The extent from `offset` to the end of its grain.
-    fn grain(&self, file: &ImageFile, number: u64, table: &[u32], offset: u64) -> Result<Extent, ReadError> {
+    fn grain(&self, file: &Source, number: u64, table: &[u32], offset: u64) -> Result<Extent, ReadError> {
         let grain_bytes = self.header.grain_bytes();
         let index = offset / grain_bytes;
         let within = offset % grain_bytes;
@@ -151,7 +151,7 @@ impl Header {
 }
 
 /// Checks the grain directory's entry at byte `at` of the file.
-fn check_table(entry: u32, at: u64, file: &ImageFile, header: &Header) -> Result<(), Refusal> {
+fn check_table(entry: u32, at: u64, file: &Source, header: &Header) -> Result<(), Refusal> {
     let start = u64::from(entry) * SECTOR;
     let refuse = |wanted| Err(malformed(at, "grain directory entry", format!("sector {entry}"), wanted));
     if entry == 0 {

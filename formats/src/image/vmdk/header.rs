@@ -12,7 +12,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::super::file::ImageFile;
+use super::super::source::Source;
 use super::super::{Format, Limits, Refusal};
 use super::{MAGIC, SECTOR, malformed, unsupported};
 
@@ -67,7 +67,7 @@ impl Header {
     }
 
     /// Reads and checks the header, and the footer if there must be one.
-    pub(super) fn load(file: &ImageFile, limits: Limits) -> Result<Self, Refusal> {
+    pub(super) fn load(file: &Source, limits: Limits) -> Result<Self, Refusal> {
         let fields = Fields::load(file, 0, "header")?;
         fields.check_version_and_flags()?;
         fields.check_newlines()?;
@@ -110,7 +110,7 @@ struct Fields {
 }
 
 impl Fields {
-    fn load(file: &ImageFile, offset: u64, what: &'static str) -> Result<Self, Refusal> {
+    fn load(file: &Source, offset: u64, what: &'static str) -> Result<Self, Refusal> {
         if !file.holds(offset, SECTOR) {
             let found = format!("cut off after {} bytes", file.size_bytes());
             return Err(malformed(offset, what, found, format!("{SECTOR} bytes")));
@@ -216,7 +216,7 @@ impl Fields {
         Ok(compressed)
     }
 
-    fn descriptor(&self, file: &ImageFile) -> Result<Range<u64>, Refusal> {
+    fn descriptor(&self, file: &Source) -> Result<Range<u64>, Refusal> {
         let sector = self.u64(DESCRIPTOR_OFFSET);
         let sectors = self.u64(DESCRIPTOR_SIZE);
         if sector == 0 || sectors == 0 {
@@ -235,7 +235,7 @@ impl Fields {
         self.range(file, DESCRIPTOR_OFFSET, "descriptorOffset", sectors * SECTOR)
     }
 
-    fn directory(&self, file: &ImageFile, header: &Header) -> Result<Range<u64>, Refusal> {
+    fn directory(&self, file: &Source, header: &Header) -> Result<Range<u64>, Refusal> {
         let sector = self.u64(GD_OFFSET);
         if sector == 0 || sector == GD_AT_END {
             return Err(malformed(self.at(GD_OFFSET), "gdOffset", sector, "the grain directory's sector"));
@@ -256,7 +256,7 @@ impl Fields {
     /// The `bytes` that start at the sector in `field`.
     fn range(
         &self,
-        file: &ImageFile,
+        file: &Source,
         field: usize,
         name: &'static str,
         bytes: u64,
@@ -303,7 +303,7 @@ fn little_endian_hex(bytes: &[u8]) -> String {
     bytes.iter().rev().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn load_footer(file: &ImageFile) -> Result<Fields, Refusal> {
+fn load_footer(file: &Source) -> Result<Fields, Refusal> {
     // Header, footer marker, footer, end-of-stream marker.
     if file.size_bytes() < 4 * SECTOR {
         let found = format!("a file of {} bytes", file.size_bytes());
@@ -329,7 +329,7 @@ impl Marker {
     const FOOTER: Marker = Marker { sectors: 1, size: 0, kind: 3 };
     const END_OF_STREAM: Marker = Marker { sectors: 0, size: 0, kind: 0 };
 
-    fn check(&self, file: &ImageFile, at: u64, field: &'static str) -> Result<(), Refusal> {
+    fn check(&self, file: &Source, at: u64, field: &'static str) -> Result<(), Refusal> {
         let (mut sectors, mut size, mut kind) = ([0; 8], [0; 4], [0; 4]);
         file.read(at, &mut sectors)?;
         file.read(at + 8, &mut size)?;

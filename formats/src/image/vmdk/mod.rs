@@ -17,10 +17,11 @@ mod descriptor;
 mod grains;
 mod header;
 
+use super::chain::{Opened, Surroundings};
 use super::decompress::{Codec, Decompressed, Decompressor};
-use super::file::ImageFile;
 use super::mapped::{Extent, Map, MappedDisk, Unit};
-use super::{Format, Limits, Refusal};
+use super::source::Source;
+use super::{Format, Refusal};
 use crate::ReadError;
 use grains::Grains;
 use header::Header;
@@ -38,12 +39,12 @@ pub(super) struct VmdkMap {
     decompressor: Decompressor,
 }
 
-pub(super) fn open(file: ImageFile, limits: Limits) -> Result<MappedDisk<VmdkMap>, Refusal> {
-    let header = Header::load(&file, limits)?;
+pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened, Refusal> {
+    let header = Header::load(&file, around.limits)?;
     descriptor::check(&file, &header)?;
     let grains = Grains::load(&file, header)?;
     let decompressor = Decompressor::new(Codec::Zlib);
-    Ok(MappedDisk::new(file, VmdkMap { grains, decompressor }))
+    Ok(Opened::new(MappedDisk::new(file, VmdkMap { grains, decompressor }, None)))
 }
 
 impl Map for VmdkMap {
@@ -55,11 +56,11 @@ impl Map for VmdkMap {
         self.grains.header().grain_bytes()
     }
 
-    fn extent(&self, file: &ImageFile, offset: u64, most: u64) -> Result<Extent, ReadError> {
+    fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
         self.grains.extent(file, offset, most)
     }
 
-    fn unpack(&self, file: &ImageFile, unit: Unit, content: &mut [u8]) -> Result<(), ReadError> {
+    fn unpack(&self, file: &Source, unit: Unit, content: &mut [u8]) -> Result<(), ReadError> {
         let stream = self.grains.stream_of(file, unit)?;
         let read = |input: &mut [u8]| file.read(stream.offset, input);
         let on_disk = self.size_bytes() - unit.index * self.unit_bytes();
