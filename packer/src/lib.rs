@@ -4,9 +4,13 @@ mod archive;
 mod contents;
 pub mod disks;
 pub mod hull_toml;
+mod image;
 mod pack;
+mod parts;
 
 pub use archive::{ArchiveError, write_archive};
 pub use contents::{Contents, ContentsError, Platform, needed_by};
 pub use disks::{PackOptions, Progress};
+pub use image::{ImageFiles, OpenImageError, open_image};
 pub use pack::{PackError, PackRequest, Packed, pack};
+pub use parts::FolderParts;
