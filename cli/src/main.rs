@@ -8,6 +8,7 @@ mod context;
 mod environment;
 mod error;
 mod host;
+mod image;
 mod text;
 mod transfer;
 

@@ -14,3 +14,5 @@ pub use disks::{PackOptions, Progress};
 pub use image::{ImageFiles, OpenImageError, open_image};
 pub use pack::{PackError, PackRequest, Packed, pack};
 pub use parts::FolderParts;
+
+pub use formats::image::{Format, Image};

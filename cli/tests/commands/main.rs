@@ -9,6 +9,7 @@ mod bad_input;
 mod drill;
 mod exchange;
 mod help;
+mod nbd;
 mod pack;
 mod run;
 mod support;

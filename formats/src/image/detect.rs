@@ -26,6 +26,9 @@ pub enum Format {
 }
 
 impl Format {
+    /// Every one of them.
+    pub const ALL: &[Format] = &[Format::Raw, Format::Qcow2, Format::Vmdk];
+
     /// The name that messages use, which is also QEMU's.
     pub const fn name(self) -> &'static str {
         match self {
