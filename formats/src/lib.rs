@@ -1,5 +1,7 @@
 //! Disk images, read and written; packs and disk indexes.
 //!
+//! [`ovf`] reads and writes the descriptors and archives that machines travel in between platforms.
+//!
 //! Everything that can be read as a guest's disk is a [`Disk`]: a foreign image ([`image`]), or an
 //! index with anything that can fetch a range of a blob ([`packed`]). [`cut`] says where a disk is best cut
 //! into chunks.
@@ -10,6 +12,7 @@
 pub mod cut;
 mod disk;
 pub mod image;
+pub mod ovf;
 pub mod packed;
 
 pub use disk::{Disk, ReadError, Run, RunKind};

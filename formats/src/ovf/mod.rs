@@ -1,0 +1,19 @@
+//! OVF: the descriptor of a package of virtual machines, read and written.
+//!
+//! A package is one descriptor (XML), the disks, and often a manifest of digests. It lies in a folder or, as an
+//! OVA, in a tar archive. Nothing here knows what becomes of a machine: sections that are not understood are carried
+//! as text, and names of files are compared, never opened.
+//!
+//! Source: DMTF DSP0243 1.1.0 and 2.1.1 (OVF), DSP8023 (its schema and namespaces); and what VMware, VirtualBox and
+//! oVirt write, where that differs.
+
+mod error;
+mod model;
+
+pub use error::{Doubt, OvfError, OvfWriteError, Warning};
+pub use model::{
+    Collection, Compression, Controller, ControllerKind, DeploymentOption, Descriptor, Drive, DriveKind,
+    FORMAT_VMDK_STREAM, FileReference, Firmware, ForeignSection, Hardware, Medium, NamespaceBinding, Network,
+    Nic, NicKind, OperatingSystem, OtherDevice, Place, Product, Property, ResourceAllocation, Setting,
+    SettingKind, Start, VirtualDisk, VirtualSystem,
+};
