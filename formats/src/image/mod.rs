@@ -1,6 +1,6 @@
-//! Foreign disk images, read as the guest's disk.
+//! Foreign disk images, read as the guest's disk, and written.
 //!
-//! [`open`] turns an image into a [`Disk`]; [`detect()`] says by its magic what a file is. Whatever is
+//! [`open`] turns an image into a [`Disk`]; [`detect()`] says by its magic what a file is; [`write()`] makes an image. Whatever is
 //! not one whole disk is refused with the reason: backing files, data files and split extents that the caller
 //! did not hand over, encryption, features not known here. No path named inside an image is ever opened, and
 //! no field is believed before it was held against the length of the file.
@@ -25,6 +25,7 @@ mod qcow2;
 mod raw;
 mod source;
 mod vmdk;
+mod write;
 
 use std::fmt;
 use std::io;
@@ -32,6 +33,7 @@ use std::io;
 pub use detect::{Format, detect};
 pub use error::{OpenError, Refusal};
 pub use source::Source;
+pub use write::{ImageWriteError, Progress, Target, WriteOptions, write};
 
 use crate::Disk;
 

@@ -3,6 +3,10 @@
 //! A file whose length is no multiple of 512 is followed by zeros up to the next one, as QEMU does it.
 //! Holes are what the file system says they are.
 
+mod write;
+
+pub(super) use write::write;
+
 use super::source::Source;
 use super::{Format, Limits, Refusal};
 use crate::disk::{Disk, ReadError, Run, RunKind, check_range};

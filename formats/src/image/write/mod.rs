@@ -1,0 +1,134 @@
+//! Disk images, written from anything that reads as a disk.
+//!
+//! [`write()`] copies a [`Disk`] into a fresh file in the format that [`Target`] names. What is known to be zero is not
+//! read, what turns out to be zero is not stored. The same disk and the same options give the same bytes,
+//! whatever the number of threads. Nothing but the file handed in is written, and it is never made shorter.
+//!
+//! ```text
+//!  disk.runs -> windows -> read on the threads -> zero units dropped -> stored in order: format/write.rs
+//!                                            `--> compressed, where the format does
+//! ```
+//!
+//! A format's writer is a function `(&Job, &Output) -> Result<u64, ImageWriteError>` in its own folder. It asks
+//! [`Job::each_unit`] or [`Job::each_packed_unit`] for the disk's content, and gives back the file's length.
+
+mod output;
+mod units;
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+
+pub(super) use output::Output;
+pub(super) use units::{Packing, is_zero};
+
+use super::{Format, raw};
+use crate::{Disk, ReadError};
+
+/// What a disk is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Target {
+    /// The disk's bytes, with holes where it is zero.
+    Raw,
+}
+
+/// How [`write()`] does its work.
+#[derive(Debug, Clone, Copy)]
+pub struct WriteOptions {
+    /// The threads that read, decompress and compress. The output does not depend on their number.
+    pub threads: NonZeroUsize,
+    /// What a format makes its UUID or content identifier of. Of images with the same identity only one
+    /// should be used in one place.
+    pub identity: [u8; 16],
+}
+
+/// Told how many bytes of the disk are done, never fewer than before, by the thread that called [`write()`].
+pub type Progress<'a> = dyn Fn(u64) + Sync + 'a;
+
+/// Why an image was not written. What the file then holds is of no use.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageWriteError {
+    /// The disk cannot be read.
+    #[error("cannot read the disk")]
+    Read(#[from] ReadError),
+    /// The file cannot be written.
+    #[error("{format}: cannot write {what}, at byte {offset} of the file")]
+    Write {
+        /// What the disk is written as.
+        format: Format,
+        /// What was being written.
+        what: &'static str,
+        /// Where in the file.
+        offset: u64,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not a fresh one.
+    #[error("the output is {found}; wanted an empty regular file")]
+    NotFresh {
+        /// What it is, with its article.
+        found: String,
+    },
+    /// The format has no room for such a disk.
+    #[error("{format}: the disk has {size_bytes} bytes; the format holds at most {most}")]
+    TooLarge {
+        /// What the disk was to be written as.
+        format: Format,
+        /// The disk's size.
+        size_bytes: u64,
+        /// The largest that the format holds.
+        most: u64,
+    },
+}
+
+/// Writes `disk` to `out`, an empty regular file, and gives back the file's length in bytes.
+///
+/// The file's position is not relied on, and the file is not flushed to its device.
+///
+/// # Errors
+///
+/// [`ImageWriteError`].
+pub fn write(
+    disk: &dyn Disk,
+    target: Target,
+    out: File,
+    options: &WriteOptions,
+    progress: &Progress<'_>,
+) -> Result<u64, ImageWriteError> {
+    let out = Output::new(out, target.format())?;
+    let job = Job { disk, options, progress };
+    let file_bytes = match target {
+        Target::Raw => raw::write(&job, &out)?,
+    };
+    progress(disk.size_bytes());
+    Ok(file_bytes)
+}
+
+impl Target {
+    /// The format that reads it again.
+    pub const fn format(self) -> Format {
+        match self {
+            Target::Raw => Format::Raw,
+        }
+    }
+}
+
+/// A disk that is being written, and how.
+pub(super) struct Job<'a> {
+    pub(super) disk: &'a dyn Disk,
+    pub(super) options: &'a WriteOptions,
+    pub(super) progress: &'a Progress<'a>,
+}
+
+impl fmt::Debug for Job<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job")
+            .field("disk", &self.disk)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,49 @@
+//! The file that an image is written to, by offset.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::ImageWriteError;
+use crate::image::Format;
+
+/// A regular file that was empty when it was handed in, so that whatever is not written reads as zeros.
+#[derive(Debug)]
+pub(in crate::image) struct Output {
+    file: File,
+    format: Format,
+}
+
+impl Output {
+    /// Takes the file after a look at what it is.
+    pub(super) fn new(file: File, format: Format) -> Result<Self, ImageWriteError> {
+        let failed = |source| ImageWriteError::Write { format, what: "anything", offset: 0, source };
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            return Err(ImageWriteError::NotFresh { found: "no regular file".to_owned() });
+        }
+        if metadata.len() > 0 {
+            return Err(ImageWriteError::NotFresh { found: format!("a file of {} bytes", metadata.len()) });
+        }
+        Ok(Output { file, format })
+    }
+
+    /// Writes `bytes` at `offset`; an error calls them `what`.
+    pub(in crate::image) fn write_at(
+        &self,
+        offset: u64,
+        bytes: &[u8],
+        what: &'static str,
+    ) -> Result<(), ImageWriteError> {
+        self.file.write_all_at(bytes, offset).map_err(|source| self.failed(what, offset, source))
+    }
+
+    /// Makes the file `len` bytes long, the new ones zeros that take no space.
+    pub(in crate::image) fn extend_to(&self, len: u64) -> Result<(), ImageWriteError> {
+        self.file.set_len(len).map_err(|source| self.failed("the file's length", len, source))
+    }
+
+    fn failed(&self, what: &'static str, offset: u64, source: io::Error) -> ImageWriteError {
+        ImageWriteError::Write { format: self.format, what, offset, source }
+    }
+}
