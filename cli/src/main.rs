@@ -9,6 +9,7 @@ mod environment;
 mod error;
 mod host;
 mod image;
+mod packing;
 mod text;
 mod transfer;
 

@@ -3,6 +3,7 @@
 mod archive;
 mod contents;
 pub mod disks;
+mod folder;
 pub mod hull_toml;
 mod image;
 mod pack;
@@ -11,8 +12,9 @@ mod parts;
 pub use archive::{ArchiveError, write_archive};
 pub use contents::{Contents, ContentsError, Platform, needed_by};
 pub use disks::{PackOptions, Progress};
+pub use folder::{FolderError, OpenedFolder, open_folder};
 pub use image::{ImageFiles, OpenImageError, open_image};
-pub use pack::{PackError, PackRequest, Packed, pack};
+pub use pack::{Appliance, PackError, PackRequest, Packed};
 pub use parts::FolderParts;
 
 pub use formats::image::{Format, Image};

@@ -78,7 +78,7 @@ pub(crate) enum Command {
 pub(crate) fn run(context: &Context, command: Command) -> Result<ExitCode, CommandError> {
     let done = |()| ExitCode::SUCCESS;
     match command {
-        Command::Pack(args) => pack::run(context, args).map(done),
+        Command::Pack(args) => pack::run(context, &args).map(done),
         Command::Inspect(args) => inspect::run(context, &args).map(done),
         Command::Images(args) => images::run(context, &args).map(done),
         Command::Tag(args) => tag::run(context, &args).map(done),

@@ -23,6 +23,7 @@ use appliance::{
     ApplianceConfig, Arch, Bus, ConfigError, Console, Devices, DiskMode, Firmware, Machine, Nic, NicModel,
     Policy, Volume,
 };
+use formats::image::Format;
 use toml::de::DeTable;
 
 use section::{Item, Places, Section, Text};
@@ -34,6 +35,8 @@ pub struct HullToml {
     pub config: ApplianceConfig,
     /// What it asks of its host.
     pub policy: Policy,
+    /// The OVF descriptor that it came from.
+    pub ovf: Option<NamedFile>,
     /// Where its disks come from, in the order of the machines and their disks.
     pub sources: Vec<DiskSource>,
 }
@@ -43,7 +46,20 @@ pub struct HullToml {
 pub struct DiskSource {
     /// The disk's name.
     pub disk: String,
-    /// The image, relative to the folder of `hull.toml`; never leads out of it by its own spelling.
+    /// The image.
+    pub image: NamedFile,
+    /// The images that it is a difference to, the nearest first.
+    pub backing: Vec<NamedFile>,
+    /// The folder with the files of an image that is cut into several.
+    pub parts: Option<NamedFile>,
+    /// What the image is read as; what it looks like where that is `None`.
+    pub format: Option<Format>,
+}
+
+/// A file or folder that `hull.toml` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedFile {
+    /// Relative to the folder of `hull.toml`; never leads out of it by its own spelling.
     pub path: PathBuf,
     /// The line in `hull.toml` that names it, from 1.
     pub line: usize,
@@ -168,6 +184,7 @@ impl Reader {
         let name = label(&header.need("name")?)?;
         let version = header.need("version")?.text()?.to_owned();
         let title = header.get("title").map(|title| title.text().map(str::to_owned)).transpose()?;
+        let ovf = header.get("ovf").map(|ovf| named_file(&ovf)).transpose()?;
         header.finish()?;
 
         let mut policy = Policy {
@@ -197,7 +214,7 @@ impl Reader {
             machines: self.machines,
             parent: None,
         };
-        Ok(HullToml { config, policy: self.policy.expect("set above"), sources: self.sources })
+        Ok(HullToml { config, policy: self.policy.expect("set above"), ovf, sources: self.sources })
     }
 
     /// `[machines.NAME]`, in the order of their names.
@@ -260,10 +277,14 @@ impl Reader {
     fn disk(&mut self, section: Section<'_>, at: &str) -> Result<appliance::Disk, HullTomlError> {
         let section = section.noted_as(at);
         let name = label(&section.need("name")?.noted_as(format!("{at}/name")))?;
-        let source = section.need("source")?;
-        let path = source.read(inside, "a path inside the folder of hull.toml, without `..`")?;
-        let (line, column) = source.place();
-        self.sources.push(DiskSource { disk: name.clone(), path, line, column });
+        let backing = section.get("backing").map_or(Ok(Vec::new()), |backing| backing.items())?;
+        self.sources.push(DiskSource {
+            disk: name.clone(),
+            image: named_file(&section.need("source")?)?,
+            backing: backing.iter().map(named_file).collect::<Result<_, _>>()?,
+            parts: section.get("parts").map(|parts| named_file(&parts)).transpose()?,
+            format: section.get("format").map(|format| format.choice(&formats())).transpose()?,
+        });
         let modes = [
             ("overlay", DiskMode::Overlay),
             ("ephemeral", DiskMode::Ephemeral),
@@ -418,16 +439,20 @@ fn resources(section: Section<'_>) -> Result<Resources, HullTomlError> {
     Ok(resources)
 }
 
+/// What a health check does where `[policy.health]` does not say it.
+const INTERVAL_MS: u64 = 10_000;
+const START_PERIOD_MS: u64 = 120_000;
+const RETRIES: u32 = 3;
+
 fn health(section: Section<'_>, at: &str) -> Result<Health, HullTomlError> {
     let check = section.need("check")?.noted_as(format!("{at}/health/check"));
-    let duration = |key: &'static str, default: u64| {
-        section.get(key).map_or(Ok(default), |item| item.read(units::duration_ms, units::DURATION))
-    };
+    let interval = |item: Item<'_>| item.read(units::duration_ms, units::DURATION);
+    let start_period = |item: Item<'_>| item.read(units::start_period_ms, units::START_PERIOD);
     let health = Health {
         check: health_check(&check)?,
-        interval_ms: duration("interval", 10_000)?,
-        start_period_ms: duration("start-period", 120_000)?,
-        retries: section.get("retries").map_or(Ok(3), |retries| retries.number(Health::RETRIES))?,
+        interval_ms: section.get("interval").map_or(Ok(INTERVAL_MS), interval)?,
+        start_period_ms: section.get("start-period").map_or(Ok(START_PERIOD_MS), start_period)?,
+        retries: section.get("retries").map_or(Ok(RETRIES), |retries| retries.number(Health::RETRIES))?,
     };
     section.finish()?;
     Ok(health)
@@ -499,6 +524,16 @@ fn cpu_level(item: &Item<'_>) -> Result<String, HullTomlError> {
     let levels = [Arch::Amd64, Arch::Arm64].into_iter().flat_map(Arch::cpu_levels);
     let levels: Vec<_> = levels.map(|level| (*level, *level)).collect();
     item.choice(&levels).map(str::to_owned)
+}
+
+fn formats() -> Vec<(&'static str, Format)> {
+    Format::ALL.iter().map(|format| (format.name(), *format)).collect()
+}
+
+fn named_file(item: &Item<'_>) -> Result<NamedFile, HullTomlError> {
+    let path = item.read(inside, "a path inside the folder of hull.toml, without `..`")?;
+    let (line, column) = item.place();
+    Ok(NamedFile { path, line, column })
 }
 
 /// `text` as a path that stays inside the folder it is relative to.

@@ -132,8 +132,39 @@ fn the_example_of_the_design_is_read_whole() {
     let json = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     assert_eq!(json(read.config.to_bytes()), CONFIG);
     assert_eq!(json(read.policy.to_bytes()), POLICY);
-    assert_eq!(read.sources[0].path, Path::new("web.vmdk"));
-    assert_eq!((read.sources[0].line, read.sources[0].column), (17, 10));
+    let image = NamedFile { path: "web.vmdk".into(), line: 17, column: 10 };
+    let alone = DiskSource { disk: "root".into(), image, backing: Vec::new(), parts: None, format: None };
+    assert_eq!(read.sources, [alone]);
+}
+
+#[test]
+fn a_disk_may_be_of_several_files() {
+    let more = concat!(
+        "source = \"day-2\"\nbacking = [\"day-1\", \"./base.img\"]\n",
+        "parts = \"pieces\"\nformat = \"raw\""
+    );
+    let text =
+        EXAMPLE.replace("source = \"web.vmdk\"", more).replace("[machine]", "ovf = \"web.ovf\"\n[machine]");
+    let read = HullToml::parse(&text).unwrap();
+    let named = |path: &str, line, column| NamedFile { path: path.into(), line, column };
+    assert_eq!(read.ovf, Some(named("web.ovf", 7, 7)));
+    let want = DiskSource {
+        disk: "root".to_owned(),
+        image: named("day-2", 18, 10),
+        backing: vec![named("day-1", 19, 12), named("./base.img", 19, 21)],
+        parts: Some(named("pieces", 20, 9)),
+        format: Some(Format::Raw),
+    };
+    assert_eq!(read.sources, [want]);
+    check_error(
+        "mode = \"overlay\"",
+        "backing = [\"../base\"]",
+        "line 18, column 12: `disk.backing` is `../base`; expected a path inside the folder of hull.toml, \
+         without `..`",
+    );
+    let formats: Vec<_> = Format::ALL.iter().map(|format| format!("\"{format}\"")).collect();
+    let want = format!("line 18, column 10: `disk.format` is `qed`; expected {}", formats.join(" or "));
+    check_error("mode = \"overlay\"", "format = \"qed\"", &want);
 }
 
 #[test]

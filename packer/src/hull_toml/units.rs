@@ -6,14 +6,17 @@ use appliance::policy::Health;
 pub(super) const SIZE: &str = "a size such as \"512MiB\" or \"10GiB\", in whole sectors of 512 bytes";
 /// What [`duration_ms`] accepts.
 pub(super) const DURATION: &str = "a time such as \"500ms\", \"10s\", \"2m\" or \"1h\", from 1 ms to 7 days";
+/// What [`start_period_ms`] accepts.
+pub(super) const START_PERIOD: &str = "a time such as \"0s\", \"30s\" or \"2m\", up to 7 days";
 /// What [`guest_url`] accepts.
 pub(super) const GUEST_URL: &str = "a port and path of the guest such as \"http://:80/healthz\"";
 
-/// A size in bytes: a whole number with KiB, MiB, GiB, TiB (powers of 1024) or kB, MB, GB, TB.
+/// A size in bytes: a whole number with B, KiB, MiB, GiB, TiB (powers of 1024) or kB, MB, GB, TB.
 pub(super) fn size(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let factor: u64 = match unit.trim_start() {
+        "B" => 1,
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
@@ -30,6 +33,11 @@ pub(super) fn size(text: &str) -> Option<u64> {
 
 /// A time in milliseconds.
 pub(super) fn duration_ms(text: &str) -> Option<u64> {
+    start_period_ms(text).filter(|ms| *ms > 0)
+}
+
+/// A time in milliseconds, which may be none.
+pub(super) fn start_period_ms(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let factor = match unit {
@@ -40,7 +48,7 @@ pub(super) fn duration_ms(text: &str) -> Option<u64> {
         _ => return None,
     };
     let ms = number.parse::<u64>().ok()?.checked_mul(factor)?;
-    (1..=Health::LONGEST_MS).contains(&ms).then_some(ms)
+    (ms <= Health::LONGEST_MS).then_some(ms)
 }
 
 /// Port and path of `http://:PORT/PATH`.
@@ -63,6 +71,8 @@ mod tests {
             ("10 GiB", Some(10 << 30)),
             ("512MB", Some(512_000_000)),
             ("0MiB", None),
+            ("1536B", Some(1536)),
+            ("1537B", None),
             ("1kB", None),
             ("1G", None),
             ("GiB", None),
@@ -85,6 +95,7 @@ mod tests {
         ] {
             assert_eq!(duration_ms(text), want, "{text}");
         }
+        assert_eq!(start_period_ms("0s"), Some(0));
     }
 
     #[test]
