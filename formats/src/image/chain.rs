@@ -3,8 +3,11 @@
 //! Which files these are is the caller's word alone; what an image says of its parent is only held against it.
 
 use super::{Format, Image, ImageRequest, Layer, LeftOut, Limits, OpenError, Parts, Refusal};
-use super::{detect, qcow2, raw, vmdk};
+use super::{Source, detect, qcow2, raw, vmdk};
 use crate::Disk;
+
+/// A read goes down the chain by as many calls, and each image keeps its own tables in memory.
+const LONGEST_CHAIN: usize = 256;
 
 /// What a format may use besides the image's own bytes.
 #[derive(Debug)]
@@ -49,34 +52,63 @@ impl Opened {
 
 pub(super) fn open(request: ImageRequest<'_>) -> Result<Image, OpenError> {
     let ImageRequest { layer, backing, parts, limits } = request;
-    let mut parent = None;
-    for layer in backing.into_iter().rev() {
-        let (_, opened) = open_layer(layer, Surroundings { limits, parts, parent })?;
-        parent = Some(Parent { disk: opened.disk, identity: opened.identity });
+    let layers: Vec<Layer<'_>> = [layer].into_iter().chain(backing).collect();
+    let formats = settle_formats(&layers, limits)?;
+    let image_format = formats[0];
+    let mut below = None;
+    for (layer, format) in layers.into_iter().zip(formats).rev() {
+        let parent = below.map(|Opened { disk, identity, .. }| Parent { disk, identity });
+        below = Some(open_layer(layer, format, Surroundings { limits, parts, parent })?);
     }
-    let (format, opened) = open_layer(layer, Surroundings { limits, parts, parent })?;
-    Ok(Image { format, disk: opened.disk, left_out: opened.left_out })
+    let Opened { disk, left_out, .. } = below.expect("the image itself is a layer");
+    Ok(Image { format: image_format, disk, left_out })
 }
 
-fn open_layer(layer: Layer<'_>, mut around: Surroundings<'_>) -> Result<(Format, Opened), OpenError> {
-    let name = layer.name;
-    let opened = open_unnamed(layer, &mut around).and_then(|opened| match around.parent {
-        Some(_) => Err(Refusal::UnusedBacking { format: opened.0 }),
-        None => Ok(opened),
-    });
-    opened.map_err(|reason| OpenError { name: name.to_owned(), reason })
+/// What each layer is read as, from the image down: what the caller says, or else what the layer above says of
+/// its parent, or else what its magic says.
+fn settle_formats(layers: &[Layer<'_>], limits: Limits) -> Result<Vec<Format>, OpenError> {
+    let most = LONGEST_CHAIN;
+    if layers.len() > most {
+        let reason = Refusal::ChainTooLong { found: layers.len(), most };
+        return Err(OpenError { name: layers[0].name.to_owned(), reason });
+    }
+    let mut formats = Vec::with_capacity(layers.len());
+    let mut declared = None;
+    for (index, layer) in layers.iter().enumerate() {
+        let refused = |reason| OpenError { name: layer.name.to_owned(), reason };
+        let format = match layer.format.or(declared) {
+            Some(format) => format,
+            None => detect(&layer.source).map_err(refused)?,
+        };
+        declared = match layers.get(index + 1) {
+            Some(Layer { format: None, .. }) => {
+                declared_parent(format, &layer.source, limits).map_err(refused)?
+            }
+            _ => None,
+        };
+        formats.push(format);
+    }
+    Ok(formats)
 }
 
-fn open_unnamed(layer: Layer<'_>, around: &mut Surroundings<'_>) -> Result<(Format, Opened), Refusal> {
-    let source = layer.source;
-    let format = match layer.format {
-        Some(format) => format,
-        None => detect(&source)?,
-    };
+/// The format that an image names for the one that it is a difference to, where its own format has a place for that.
+fn declared_parent(format: Format, source: &Source, limits: Limits) -> Result<Option<Format>, Refusal> {
+    match format {
+        Format::Qcow2 => qcow2::declared_parent(source, limits),
+        Format::Raw | Format::Vmdk => Ok(None),
+    }
+}
+
+fn open_layer(layer: Layer<'_>, format: Format, mut around: Surroundings<'_>) -> Result<Opened, OpenError> {
+    let Layer { source, name, .. } = layer;
     let opened = match format {
-        Format::Raw => Opened::new(raw::RawDisk::open(source, around.limits)?),
-        Format::Qcow2 => qcow2::open(source, around)?,
-        Format::Vmdk => vmdk::open(source, around)?,
+        Format::Raw => raw::RawDisk::open(source, around.limits).map(Opened::new),
+        Format::Qcow2 => qcow2::open(source, &mut around),
+        Format::Vmdk => vmdk::open(source, &mut around),
     };
-    Ok((format, opened))
+    let opened = match around.parent {
+        Some(_) if opened.is_ok() => Err(Refusal::UnusedBacking { format }),
+        _ => opened,
+    };
+    opened.map_err(|reason| OpenError { name: name.to_owned(), reason })
 }

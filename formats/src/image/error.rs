@@ -71,6 +71,14 @@ pub enum Refusal {
         /// The format it was read as.
         format: Format,
     },
+    /// More images over one another than are opened at once.
+    #[error("it is the last of a chain of {found} images; wanted at most {most}")]
+    ChainTooLong {
+        /// How many there are.
+        found: usize,
+        /// How many are opened.
+        most: usize,
+    },
     /// A file that the image was cut into is missing, or is not what the image says.
     #[error("its part `{}` cannot be used", name.escape_debug())]
     Part {

@@ -34,11 +34,15 @@ const EXTENDED_L2: u64 = 1 << 4;
 const KNOWN_FEATURES: u64 = DIRTY | CORRUPT | EXTERNAL_DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2;
 
 const EXTENSION_END: u32 = 0;
+const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 
-const BACKING_FILE: &str =
-    "images with a backing file are not read: have it flattened where it was made, with `qemu-img convert`";
+/// The length up to which text from the file appears in messages, in bytes.
+const QUOTED_BYTES: usize = 64;
+/// The specification's limit.
+const LONGEST_BACKING_NAME_BYTES: u64 = 1023;
+
 const ENCRYPTED: &str =
     "encrypted images are not read: have it decrypted where it was made, with `qemu-img convert`";
 const DATA_FILE: &str = "images whose data lies in another file are not read: have them joined where they were made, with `qemu-img convert`";
@@ -57,6 +61,27 @@ pub(super) struct Header {
     pub(super) refcount_table: Range<u64>,
     /// Internal snapshots, which are not read.
     pub(super) snapshots: u32,
+    /// What the header says of the image that this one is a difference to.
+    pub(super) backing: Option<BackingFile>,
+}
+
+/// A backing file, as the image that has it describes it: never opened by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BackingFile {
+    /// Where in the file the name lies.
+    pub(super) offset: u64,
+    /// Escaped.
+    pub(super) name: String,
+    pub(super) format: Option<BackingFormat>,
+}
+
+/// What a backing file is to be read as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BackingFormat {
+    /// Where in the file the header extension lies.
+    pub(super) offset: u64,
+    /// QEMU's name of the format, escaped.
+    pub(super) name: String,
 }
 
 /// How large an L2 entry is, and what it can say.
@@ -96,8 +121,11 @@ impl Header {
         let cluster_bits = fields.cluster_bits(features)?;
         let header_bytes = fields.header_bytes(version, cluster_bits)?;
         fields.check_encryption()?;
-        fields.check_backing_file()?;
-        fields.check_extensions(header_bytes, 1 << cluster_bits)?;
+        let mut backing = fields.backing_file(header_bytes, cluster_bits)?;
+        let backing_format = fields.extensions(header_bytes, cluster_bits, backing.as_ref())?;
+        if let Some(backing) = &mut backing {
+            backing.format = backing_format;
+        }
         fields.check_refcount_width(version)?;
         let mut header = Header {
             version,
@@ -108,6 +136,7 @@ impl Header {
             l1_table: 0..0,
             refcount_table: fields.refcount_table(cluster_bits)?,
             snapshots: fields.snapshots(cluster_bits)?,
+            backing,
         };
         header.l1_table = fields.l1_table(&header)?;
         Ok(header)
@@ -204,31 +233,45 @@ impl Fields<'_> {
         }
     }
 
-    fn check_backing_file(&self) -> Result<(), Refusal> {
-        let offset = self.u64(8);
+    fn backing_file(&self, header_bytes: u64, cluster_bits: u32) -> Result<Option<BackingFile>, Refusal> {
+        let (offset, len) = (self.u64(8), u64::from(self.u32(16)));
         if offset == 0 {
-            return Ok(());
+            return Ok(None);
         }
-        let len = self.u32(16).min(1023) as usize;
-        let name = usize::try_from(offset).ok().and_then(|at| self.start.get(at..at.checked_add(len)?));
-        let found = match name {
-            Some(name) => format!("{offset} (`{}`)", name.escape_ascii()),
-            None => offset.to_string(),
-        };
-        Err(unsupported(8, "backing_file_offset", found, BACKING_FILE))
+        if !(1..=LONGEST_BACKING_NAME_BYTES).contains(&len) {
+            let wanted = format!("1 to {LONGEST_BACKING_NAME_BYTES} bytes");
+            return Err(malformed(16, "backing_file_size", len, wanted));
+        }
+        let room = header_bytes..self.file_bytes.min(1 << cluster_bits);
+        match offset.checked_add(len) {
+            Some(end) if offset >= room.start && end <= room.end => {
+                let name = self.start[offset as usize..end as usize].escape_ascii().to_string();
+                Ok(Some(BackingFile { offset, name, format: None }))
+            }
+            _ => {
+                let wanted = format!("a name of {len} bytes that lies in {} to {}", room.start, room.end);
+                Err(malformed(8, "backing_file_offset", offset, wanted))
+            }
+        }
     }
 
-    /// Walks the header extensions. All but the end marker are optional by the specification; those
-    /// that belong to features refused here are refused too.
-    fn check_extensions(&self, header_bytes: u64, cluster_bytes: u64) -> Result<(), Refusal> {
-        let area_end = cluster_bytes.min(self.file_bytes);
+    /// Walks the header extensions, which end where the backing file's name starts; gives its format. All but the
+    /// end marker are optional by the specification; those that belong to features refused here are refused too.
+    fn extensions(
+        &self,
+        header_bytes: u64,
+        cluster_bits: u32,
+        backing: Option<&BackingFile>,
+    ) -> Result<Option<BackingFormat>, Refusal> {
+        let area_end = backing.map_or(self.file_bytes.min(1 << cluster_bits), |backing| backing.offset);
+        let mut format = None;
         let mut at = header_bytes;
         // Eight bytes that do not fit end the area as well as an end marker does.
         while at + 8 <= area_end {
             let kind = self.u32(at as usize);
             let len = u64::from(self.u32(at as usize + 4));
             match kind {
-                EXTENSION_END => return Ok(()),
+                EXTENSION_END => break,
                 EXTENSION_ENCRYPTION => {
                     return Err(unsupported(at, "header extension", "an encryption header", ENCRYPTED));
                 }
@@ -239,12 +282,17 @@ impl Fields<'_> {
             }
             let room = area_end - at - 8;
             if len > room {
-                let wanted = format!("at most {room} bytes, to the end of the first cluster");
+                let wanted = format!("at most {room} bytes, to the end of the header extensions");
                 return Err(malformed(at + 4, "header extension length", len, wanted));
+            }
+            if kind == EXTENSION_BACKING_FORMAT {
+                let name = &self.start[at as usize + 8..(at + 8 + len) as usize];
+                let shown = &name[..name.len().min(QUOTED_BYTES)];
+                format = Some(BackingFormat { offset: at, name: shown.escape_ascii().to_string() });
             }
             at += 8 + len.next_multiple_of(8);
         }
-        Ok(())
+        Ok(format)
     }
 
     /// How many there are. They are not read; that their table lies in the file is checked all the same.
@@ -357,6 +405,11 @@ pub(super) fn malformed(
     Refusal::Malformed { format: Format::Qcow2, offset, field, found, wanted }
 }
 
-fn unsupported(offset: u64, field: &'static str, found: impl ToString, refused: &'static str) -> Refusal {
+pub(super) fn unsupported(
+    offset: u64,
+    field: &'static str,
+    found: impl ToString,
+    refused: &'static str,
+) -> Refusal {
     Refusal::Unsupported { format: Format::Qcow2, offset, field, found: found.to_string(), refused }
 }

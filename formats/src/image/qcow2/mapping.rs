@@ -90,7 +90,7 @@ impl Mapping {
             let absent =
                 self.l2_offsets[l1_index as usize..].iter().take_while(|&&offset| offset == 0).count();
             let end = (l1_index + absent as u64) * per_table;
-            return Ok(Extent { len: most.min(end - offset), place: Place::Zero });
+            return Ok(Extent { len: most.min(end - offset), place: Place::Inherited });
         }
         let table = self.l2_table(file, l1_index)?;
         let most = most.min((l1_index + 1) * per_table - offset);
@@ -129,6 +129,7 @@ impl Mapping {
         let (in_cluster, state) = self.state_around(&entry, host, within)?;
         let end = in_cluster.end.min(visible);
         let place = match state {
+            State::Absent => Place::Inherited,
             State::Zero => Place::Zero,
             State::Stored if !file.holds(host, end) => {
                 let found = format!("{host:#x}, {end} bytes of it in use");
@@ -177,8 +178,11 @@ impl Mapping {
     /// The part of the cluster around byte `within` that is of one kind, and the kind.
     fn state_around(&self, entry: &Entry, host: u64, within: u64) -> Result<(Range<u64>, State), ReadError> {
         if self.header.l2_entry == L2Entry::Standard {
-            let reads_as_zeros = host == 0 || entry.descriptor & READS_AS_ZEROS != 0;
-            let state = if reads_as_zeros { State::Zero } else { State::Stored };
+            let state = match host {
+                _ if entry.descriptor & READS_AS_ZEROS != 0 => State::Zero,
+                0 => State::Absent,
+                _ => State::Stored,
+            };
             return Ok((0..self.cluster_bytes(), state));
         }
         let (allocated, zero) = (entry.bitmap as u32, (entry.bitmap >> SUBCLUSTERS) as u32);
@@ -193,13 +197,13 @@ impl Mapping {
         }
         let subcluster_bytes = self.cluster_bytes() / SUBCLUSTERS;
         let first = (within / subcluster_bytes) as u32;
-        let from_first = allocated >> first;
-        let (alike, state) = if from_first & 1 == 0 {
-            (from_first.trailing_zeros(), State::Zero)
-        } else {
-            (from_first.trailing_ones(), State::Stored)
-        };
-        let end = u64::from(first + alike).min(SUBCLUSTERS) * subcluster_bytes;
+        let states = [(allocated, State::Stored), (zero, State::Zero), (!(allocated | zero), State::Absent)];
+        let (subclusters, state) = states
+            .into_iter()
+            .find(|(subclusters, _)| subclusters >> first & 1 == 1)
+            .expect("the third holds what the others do not");
+        let alike = (subclusters >> first).trailing_ones();
+        let end = u64::from(first + alike) * subcluster_bytes;
         Ok((within..end, state))
     }
 
@@ -225,6 +229,8 @@ impl Mapping {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// What the backing file has there.
+    Absent,
     Zero,
     Stored,
 }

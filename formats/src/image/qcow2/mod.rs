@@ -1,15 +1,16 @@
 //! qcow2 images, versions 2 and 3, as the guest sees them now: the active layer.
 //!
 //! Read: every cluster size from 512 bytes to 2 MiB, deflate and zstd clusters, zero clusters, extended
-//! L2 entries with their subclusters. Looked at and left alone: refcounts of any width, also stale ones
-//! behind the dirty bit, internal snapshots, persistent bitmaps. Refused: backing files, external data
-//! files, encryption, feature bits the specification does not know, images marked corrupt.
+//! L2 entries with their subclusters; over a backing file, where the caller hands one over. Looked at and left
+//! alone: refcounts of any width, also stale ones behind the dirty bit, internal snapshots, persistent bitmaps.
+//! Refused: a backing file that was not handed over, external data files, encryption, feature bits the
+//! specification does not know, images marked corrupt.
 //!
 //! Stricter than QEMU: reserved bits must be zero, and whatever the disk needs from a cluster must lie
 //! in the file, where QEMU reads zeros past its end.
 //!
 //! ```text
-//! header -> L1 table (in memory) -> L2 tables (cached) -> cluster: zero, in the file, or compressed
+//! header -> L1 table (in memory) -> L2 tables (cached) -> cluster: zero, in the file, compressed, or the parent's
 //! ```
 //!
 //! Source: `docs/interop/qcow2.txt` of QEMU 7.2; its sections are named below.
@@ -21,12 +22,14 @@ use super::chain::{Opened, Surroundings};
 use super::decompress::{Decompressed, Decompressor};
 use super::mapped::{Extent, Map, MappedDisk, Unit};
 use super::source::Source;
-use super::{Format, Refusal};
+use super::{Format, Limits, Refusal};
 use crate::ReadError;
-use header::Header;
+use header::{Header, unsupported};
 use mapping::Mapping;
 
 pub(super) const MAGIC: &[u8] = b"QFI\xfb";
+
+const WITHOUT_PARENT: &str = "the image is a difference to another one: give that with `--backing FILE`";
 
 /// A qcow2 disk: its clusters' places, and the means to decompress them.
 #[derive(Debug)]
@@ -35,13 +38,40 @@ pub(super) struct Qcow2Map {
     decompressor: Decompressor,
 }
 
+/// The format that an image names for its backing file, if it has one and names its format.
+pub(super) fn declared_parent(file: &Source, limits: Limits) -> Result<Option<Format>, Refusal> {
+    let Some(declared) = read_header(file, limits)?.backing.and_then(|backing| backing.format) else {
+        return Ok(None);
+    };
+    match Format::ALL.iter().find(|format| format.name() == declared.name) {
+        Some(&format) => Ok(Some(format)),
+        None => {
+            let found = format!("a backing file of format `{}`", declared.name);
+            Err(unsupported(declared.offset, "header extension", found, "that format is not read"))
+        }
+    }
+}
+
 pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened, Refusal> {
-    let start = file.start(header::LARGEST_CLUSTER)?;
-    let header = Header::parse(&start, file.size_bytes(), around.limits)?;
+    let header = read_header(&file, around.limits)?;
+    let parent = match &header.backing {
+        None => None,
+        Some(backing) => Some(around.parent.take().ok_or_else(|| {
+            let found = format!("{} (`{}`)", backing.offset, backing.name);
+            unsupported(8, "backing_file_offset", found, WITHOUT_PARENT)
+        })?),
+    };
     let decompressor = Decompressor::new(header.codec);
     let mapping = Mapping::load(&file, header)?;
     let left_out = mapping.left_out();
-    Ok(Opened { left_out, ..Opened::new(MappedDisk::new(file, Qcow2Map { mapping, decompressor }, None)) })
+    let map = Qcow2Map { mapping, decompressor };
+    let disk = MappedDisk::new(file, map, parent.map(|parent| parent.disk));
+    Ok(Opened { left_out, ..Opened::new(disk) })
+}
+
+fn read_header(file: &Source, limits: Limits) -> Result<Header, Refusal> {
+    let start = file.start(header::LARGEST_CLUSTER)?;
+    Header::parse(&start, file.size_bytes(), limits)
 }
 
 impl Map for Qcow2Map {

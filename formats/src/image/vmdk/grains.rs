@@ -69,7 +69,7 @@ impl Grains {
         if self.directory[number as usize] == 0 {
             let absent = self.directory[number as usize..].iter().take_while(|&&sector| sector == 0).count();
             let end = (number + absent as u64) * per_table;
-            return Ok(Extent { len: most.min(end - offset), place: Place::Zero });
+            return Ok(Extent { len: most.min(end - offset), place: Place::Inherited });
         }
         let table = self.table(file, number)?;
         let most = most.min((number + 1) * per_table - offset);
@@ -119,8 +119,10 @@ impl Grains {
         let len = visible - within;
         let in_table = index % ENTRIES_PER_TABLE;
         let entry = table[in_table as usize];
-        if entry == 0 || (entry == ZERO_GRAIN && self.header.has_zero_grains) {
-            return Ok(Extent { len, place: Place::Zero });
+        match entry {
+            0 => return Ok(Extent { len, place: Place::Inherited }),
+            ZERO_GRAIN if self.header.has_zero_grains => return Ok(Extent { len, place: Place::Zero }),
+            _ => {}
         }
         let start = u64::from(entry) * SECTOR;
         let needed = if self.header.compressed { MARKER_BYTES + 1 } else { visible };
