@@ -5,6 +5,8 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a failed test shows how its image was made")]
 
+#[path = "image_differential/chains.rs"]
+mod chains;
 mod image_samples;
 
 use std::env;
@@ -53,19 +55,25 @@ fn images_from_other_tools_read_as_qemu_reads_them() {
 /// Makes `percent` of the images with `make` and compares each. `make` gets the folder to work in and
 /// returns the image.
 fn differential(format: &str, percent: u64, make: fn(&Path, &mut Random) -> PathBuf) {
+    repeated(format, percent, |folder, random| {
+        let image = make(folder, random);
+        compare(&image, format, folder, random);
+    });
+}
+
+/// Calls `compare` for `percent` of the images, each time with an empty folder to work in.
+fn repeated(kind: &str, percent: u64, compare: impl Fn(&Path, &mut Random)) {
     if !has_qemu() {
         return;
     }
     let number = |name, default| env::var(name).map_or(default, |text| text.parse().expect(name));
     let seed = number("HULL_DIFFERENTIAL_SEED", SEED);
     let images = (number("HULL_DIFFERENTIAL_IMAGES", IMAGES) * percent).div_ceil(100);
-    println!("{images} {format} images, HULL_DIFFERENTIAL_SEED={seed}");
+    println!("{images} {kind} images, HULL_DIFFERENTIAL_SEED={seed}");
     for index in 0..images {
         let folder = tempfile::tempdir().unwrap();
-        let mut random = Random(seed ^ (index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         println!("image {index}");
-        let image = make(folder.path(), &mut random);
-        compare(&image, format, folder.path(), &mut random);
+        compare(folder.path(), &mut Random(seed ^ (index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
     }
 }
 
@@ -78,13 +86,20 @@ fn has_qemu() -> bool {
     found
 }
 
-/// Reads the whole image, then random ranges of it from two threads, and its map, with both readers.
 #[track_caller]
 fn compare(path: &Path, format: &str, folder: &Path, random: &mut Random) {
-    let disk =
-        image::open(ImageRequest::new(Source::new(File::open(path).unwrap()).unwrap(), "image", LIMITS))
-            .unwrap()
-            .disk;
+    let request = ImageRequest::new(source(path), "image", LIMITS);
+    compare_disk(image::open(request).unwrap().disk.as_ref(), path, format, folder, random);
+}
+
+fn source(path: &Path) -> Source {
+    Source::new(File::open(path).unwrap()).unwrap()
+}
+
+/// Reads the whole disk, then random ranges of it from two threads, and its map, and does the same to the image
+/// with QEMU.
+#[track_caller]
+fn compare_disk(disk: &dyn Disk, path: &Path, format: &str, folder: &Path, random: &mut Random) {
     let reference = folder.join("reference");
     run("qemu-img", &["convert", "-f", format, "-O", "raw", text(path), text(&reference)]);
     let want = fs::read(&reference).unwrap();
@@ -94,7 +109,7 @@ fn compare(path: &Path, format: &str, folder: &Path, random: &mut Random) {
     disk.read_at(0, &mut found).unwrap();
     let differs = found.iter().zip(&want).position(|(found, want)| found != want);
     assert_eq!(differs, None, "first differing byte");
-    let (disk, want) = (disk.as_ref(), &want[..]);
+    let want = &want[..];
     std::thread::scope(|scope| {
         for _ in 0..2 {
             let random = Random(random.next());

@@ -16,7 +16,7 @@ pub(crate) fn file_of(bytes: &[u8]) -> File {
 }
 
 /// Content that is not zero, differs from cluster to cluster and compresses.
-fn content(seed: u8, len: usize) -> Vec<u8> {
+pub(crate) fn content(seed: u8, len: usize) -> Vec<u8> {
     (0..len).map(|at| seed ^ (at / 7) as u8 | 1).collect()
 }
 
@@ -90,6 +90,20 @@ pub(crate) fn qcow2_extended() -> (Vec<u8>, Vec<u8>) {
     put(&mut disk, 0, &image[65536..66048]);
     put(&mut disk, 1536, &image[67072..67584]);
     (image, disk)
+}
+
+/// The same image, as a difference to a backing file that it calls `base` and, where `format` is given, says to
+/// be of that format.
+pub(crate) fn over_backing_file(mut qcow2: Vec<u8>, format: Option<&str>) -> Vec<u8> {
+    if let Some(format) = format {
+        put(&mut qcow2, 112, &0xe279_2acau32.to_be_bytes());
+        put(&mut qcow2, 116, &(format.len() as u32).to_be_bytes());
+        put(&mut qcow2, 120, format.as_bytes());
+    }
+    put(&mut qcow2, 8, &500u64.to_be_bytes());
+    put(&mut qcow2, 16, &4u32.to_be_bytes());
+    put(&mut qcow2, 500, b"base");
+    qcow2
 }
 
 /// Where in a [`vmdk`] the parts lie, in sectors.

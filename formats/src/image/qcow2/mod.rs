@@ -43,7 +43,11 @@ pub(super) fn declared_parent(file: &Source, limits: Limits) -> Result<Option<Fo
     let Some(declared) = read_header(file, limits)?.backing.and_then(|backing| backing.format) else {
         return Ok(None);
     };
-    match Format::ALL.iter().find(|format| format.name() == declared.name) {
+    let name = match declared.name.as_str() {
+        "host_device" => "raw",
+        name => name,
+    };
+    match Format::ALL.iter().find(|format| format.name() == name) {
         Some(&format) => Ok(Some(format)),
         None => {
             let found = format!("a backing file of format `{}`", declared.name);
