@@ -5,6 +5,8 @@
 //! it looks at is a [`Rule`] with the section that demands it; a [`Report`] has one row for every rule,
 //! also for those that were not reached, with the reason.
 //!
+//! [`images::run`] lets hull read and write random disk images, and lets QEMU's programs judge.
+//!
 //! It never links what it judges: no crate of this workspace is a dependency, and no code was taken over
 //! from one. It never believes a size from the archive: what is read at once has a fixed bound (a pack, 64
 //! MiB, is the largest). Whatever is in the archive, the answer is a report.
@@ -16,6 +18,7 @@ mod descriptor;
 mod disk;
 mod disk_index;
 mod image_index;
+pub mod images;
 mod manifest;
 mod oci_layout;
 mod packs;

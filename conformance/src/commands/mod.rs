@@ -1,0 +1,4 @@
+//! The suites as commands: arguments, and what is printed. Each says whether something failed.
+
+pub(crate) mod appliance;
+pub(crate) mod images;
