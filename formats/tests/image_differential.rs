@@ -37,6 +37,16 @@ fn vmdk_images_read_as_qemu_reads_them() {
 }
 
 #[test]
+fn vhd_images_read_as_qemu_reads_them() {
+    differential("vpc", 25, make_vhd);
+}
+
+#[test]
+fn vdi_images_read_as_qemu_reads_them() {
+    differential("vdi", 20, make_vdi);
+}
+
+#[test]
 fn raw_images_read_as_qemu_reads_them() {
     differential("raw", 20, make_raw);
 }
@@ -47,7 +57,7 @@ fn images_from_other_tools_read_as_qemu_reads_them() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    for (name, format) in [("ext2.qcow2", "qcow2"), ("ext2.vmdk", "vmdk")] {
+    for (name, format) in [("ext2.qcow2", "qcow2"), ("ext2.vmdk", "vmdk"), ("ext2.vhd", "vpc")] {
         compare(&Path::new(FIXTURES).join(name), format, folder.path(), &mut Random(SEED));
     }
 }
@@ -344,6 +354,72 @@ fn make_vmdk(folder: &Path, random: &mut Random) -> PathBuf {
         let with_footer = image_samples::with_footer(fs::read(&image).unwrap());
         fs::write(&image, with_footer).unwrap();
     }
+    image
+}
+
+/// Fixed and dynamic images, by QEMU and, as far as the size goes, by others.
+fn make_vhd(folder: &Path, random: &mut Random) -> PathBuf {
+    let subformat = if random.one_in(3) { "fixed" } else { "dynamic" };
+    let force_size = if random.one_in(2) { "on" } else { "off" };
+    let options = format!("subformat={subformat},force_size={force_size}");
+    let image = make_of_blocks(folder, random, "vpc", &options);
+    let creators: [&[u8; 4]; 7] = [b"vpc ", b"qemu", b"qem2", b"win ", b"d2v ", b"tap\0", b"CTXS"];
+    let mut bytes = fs::read(&image).unwrap();
+    let last = bytes.len() - 512;
+    let creator = creators[random.below(7) as usize];
+    let fewer_sectors = random.below(9);
+    println!("by `{}`, {fewer_sectors} sectors shorter", creator.escape_ascii());
+    for footer in if subformat == "fixed" { vec![last] } else { vec![0, last] } {
+        image_samples::put(&mut bytes, footer + 28, creator);
+        let size = u64::from_be_bytes(*bytes[footer + 48..].first_chunk().unwrap());
+        let size = size.saturating_sub(fewer_sectors * 512);
+        image_samples::put(&mut bytes, footer + 48, &size.to_be_bytes());
+    }
+    image_samples::vhd::sum(&mut bytes);
+    fs::write(&image, bytes).unwrap();
+    image
+}
+
+/// Dynamic and fixed images, some with zero blocks, as VirtualBox makes them.
+fn make_vdi(folder: &Path, random: &mut Random) -> PathBuf {
+    let options = if random.one_in(3) { "static=on" } else { "static=off" };
+    let image = make_of_blocks(folder, random, "vdi", options);
+    let mut bytes = fs::read(&image).unwrap();
+    let blocks = u32::from_le_bytes(*bytes[384..].first_chunk().unwrap()) as usize;
+    for entry in 0..blocks {
+        if random.one_in(4) {
+            image_samples::put(&mut bytes, 512 + entry * 4, &(u32::MAX - 1).to_le_bytes());
+        }
+    }
+    fs::write(&image, bytes).unwrap();
+    image
+}
+
+/// An image of a format with large blocks: converted from a raw one, or written here and there.
+fn make_of_blocks(folder: &Path, random: &mut Random, format: &str, options: &str) -> PathBuf {
+    let size = (1 + random.below(16384)) * 512;
+    let image = folder.join(format!("image.{format}"));
+    println!("{options}, {size} bytes");
+    if random.one_in(2) {
+        let raw = make_raw_of(folder, random, size);
+        run("qemu-img", &["convert", "-f", "raw", "-O", format, "-o", options, text(&raw), text(&image)]);
+    } else {
+        run("qemu-img", &["create", "-q", "-f", format, "-o", options, text(&image), &size.to_string()]);
+    }
+    let mut args = vec!["-t".to_owned(), "unsafe".to_owned(), "-f".to_owned(), format.to_owned()];
+    for _ in 0..random.below(6) {
+        let first = random.below(size / 512);
+        let (at, len) = (first * 512, random.small(0..12).min(size / 512 - first) * 512);
+        let command = match random.below(5) {
+            0 => format!("write -z {at} {len}"),
+            1 => format!("discard {at} {len}"),
+            _ => format!("write -P {} {at} {len}", 1 + random.below(255)),
+        };
+        args.extend(["-c".to_owned(), command]);
+    }
+    args.push(text(&image).to_owned());
+    // Not every format can discard; the other commands are carried out.
+    Command::new("qemu-io").args(&args).output().unwrap();
     image
 }
 

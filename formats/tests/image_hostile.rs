@@ -9,7 +9,7 @@ use std::iter::successors;
 use formats::image::{self, Format, ImageRequest, Limits, OpenError, Source};
 use formats::{Disk, ReadError, Run, RunKind};
 use image_samples::{
-    DESCRIPTOR_TEXT, file_of, put, put_grain, qcow2, qcow2_extended, vmdk, vmdk_with, with_footer,
+    DESCRIPTOR_TEXT, file_of, put, put_grain, qcow2, qcow2_extended, vdi, vhd, vmdk, vmdk_with, with_footer,
 };
 use proptest::prelude::*;
 
@@ -59,7 +59,7 @@ fn check_good(image: &[u8], disk: &[u8]) {
 
 #[test]
 fn the_samples_that_the_other_tests_break_are_whole() {
-    let samples = [qcow2(), qcow2_extended(), vmdk()];
+    let samples = [qcow2(), qcow2_extended(), vmdk(), vhd::dynamic(), vhd::fixed(), vdi::dynamic()];
     for (image, disk) in samples {
         check_good(&image, &disk);
     }
@@ -94,6 +94,10 @@ fn hostile(made: &str) -> Vec<u8> {
         "qcow2-extended" => qcow2_extended().0,
         "vmdk" => vmdk().0,
         "vmdk-footer" => with_footer(vmdk().0),
+        "vhd" => vhd::dynamic().0,
+        "vhd-fixed" => vhd::fixed().0,
+        "vhd-differencing" => vhd::differencing([0x77; 16], &[]).0,
+        "vdi" => vdi::dynamic().0,
         "blank" => vec![0; 4096],
         other => panic!("no sample is called {other}"),
     };
@@ -104,8 +108,12 @@ fn hostile(made: &str) -> Vec<u8> {
             image = vmdk_with(&DESCRIPTOR_TEXT.replace(old, &new)).0;
             continue;
         }
+        if change == "sum" {
+            vhd::sum(&mut image);
+            continue;
+        }
         match change.split_once('=').unwrap() {
-            ("cut", len) => image.truncate(len.parse().unwrap()),
+            ("cut", len) => image.resize(len.parse().unwrap(), 0),
             (at, hex) => put(&mut image, at.parse().unwrap(), &bytes_of(hex)),
         }
     }
@@ -155,7 +163,10 @@ fn qcow2_fields_that_readers_may_ignore_are_ignored() {
 
 #[test]
 fn a_raw_disk_may_hold_anything_when_the_caller_says_that_it_is_raw() {
-    for content in [qcow2().0, vmdk().0, b"vhdxfile".to_vec(), Vec::new()] {
+    let footer_in_last_sector = [vec![7; 1024], vhd::fixed().0].concat();
+    for content in
+        [qcow2().0, vmdk().0, vdi::dynamic().0, footer_in_last_sector, b"vhdxfile".to_vec(), Vec::new()]
+    {
         let disk = open(&content, Some(Format::Raw)).unwrap();
         let mut found = vec![1; disk.size_bytes() as usize];
         disk.read_at(0, &mut found).unwrap();
@@ -234,6 +245,9 @@ fn damaged() -> impl Strategy<Value = Vec<u8>> {
         Just(qcow2_extended().0),
         Just(vmdk().0),
         Just(with_footer(vmdk().0)),
+        Just(vhd::dynamic().0),
+        Just(vhd::fixed().0),
+        Just(vdi::dynamic().0),
         Just({
             let mut image = qcow2().0;
             image[72 + 7] = 8;
@@ -249,6 +263,8 @@ fn damaged() -> impl Strategy<Value = Vec<u8>> {
         for (at, byte) in flips {
             image[at % len] = byte;
         }
+        // Most fields of a VHD are only looked at where the checksums are right.
+        vhd::sum(&mut image);
         image.truncate(cut.map_or(len, |cut| cut % len));
         image
     })

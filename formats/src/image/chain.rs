@@ -3,7 +3,7 @@
 //! Which files these are is the caller's word alone; what an image says of its parent is only held against it.
 
 use super::{Format, Image, ImageRequest, Layer, LeftOut, Limits, OpenError, Parts, Refusal};
-use super::{Source, detect, qcow2, raw, vmdk};
+use super::{Source, detect, qcow2, raw, vdi, vhd, vmdk};
 use crate::Disk;
 
 /// A read goes down the chain by as many calls, and each image keeps its own tables in memory.
@@ -31,8 +31,10 @@ pub(super) struct Parent {
 pub(super) enum Identity {
     /// VMDK: the content identifier.
     Cid(u32),
-    /// VHD, VHDX and VDI: a UUID, in the byte order of the file.
+    /// VHD and VHDX: a UUID, in the byte order of the file.
     Uuid([u8; 16]),
+    /// VDI: the image's UUID and that of its last modification, in the byte order of the file.
+    Vdi { creation: [u8; 16], modification: [u8; 16] },
 }
 
 /// What a format makes of an image.
@@ -95,7 +97,8 @@ fn settle_formats(layers: &[Layer<'_>], limits: Limits) -> Result<Vec<Format>, O
 fn declared_parent(format: Format, source: &Source, limits: Limits) -> Result<Option<Format>, Refusal> {
     match format {
         Format::Qcow2 => qcow2::declared_parent(source, limits),
-        Format::Raw | Format::Vmdk => Ok(None),
+        Format::Vhd => vhd::declared_parent(source, limits),
+        Format::Raw | Format::Vmdk | Format::Vdi => Ok(None),
     }
 }
 
@@ -105,6 +108,8 @@ fn open_layer(layer: Layer<'_>, format: Format, mut around: Surroundings<'_>) ->
         Format::Raw => raw::RawDisk::open(source, around.limits).map(Opened::new),
         Format::Qcow2 => qcow2::open(source, &mut around),
         Format::Vmdk => vmdk::open(source, &mut around),
+        Format::Vhd => vhd::open(source, &mut around),
+        Format::Vdi => vdi::open(source, &mut around),
     };
     let opened = match around.parent {
         Some(_) if opened.is_ok() => Err(Refusal::UnusedBacking { format }),

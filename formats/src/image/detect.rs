@@ -1,17 +1,20 @@
 //! What kind of image a file is, by its magic.
 //!
 //! The rule, in order; the first that holds decides:
-//! 1. A magic of a format that is read here: `QFI\xfb` (qcow2) or `KDMV` (VMDK) at byte 0.
+//! 1. A magic of a format that is read here: `QFI\xfb` (qcow2), `KDMV` (VMDK) or `conectix` (VHD) at byte 0,
+//!    `\x7f\x10\xda\xbe` (VDI) at byte 64.
 //! 2. A magic of another image format, of a VMDK in several files, or of an archive or compressed
 //!    file: refused, for it would otherwise be taken for a raw disk full of noise.
-//! 3. Anything else is raw, the empty file too.
+//! 3. `conectix` 512 bytes before the end of the file, or 511 where its length is one less than a multiple of 512:
+//!    VHD. A fixed VHD has nothing else.
+//! 4. Anything else is raw, the empty file too.
 //!
-//! A raw disk that starts with such a magic must be named raw by the caller. Of all magics only a VHD's
-//! footer is looked for at the end of the file, since a fixed VHD has nothing else.
+//! A raw disk that has such a magic must be named raw by the caller, and so must one whose guest wrote a
+//! VHD's footer to the last sector.
 
 use std::fmt;
 
-use super::{Refusal, Source, qcow2, vmdk};
+use super::{Refusal, Source, qcow2, vdi, vhd, vmdk};
 
 /// A format of disk images that is read here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,18 +26,24 @@ pub enum Format {
     Qcow2,
     /// VMware's, as a single sparse file: streamOptimized or monolithicSparse.
     Vmdk,
+    /// Virtual PC's, also Hyper-V's and Azure's: fixed, dynamic or differencing. QEMU calls it `vpc`.
+    Vhd,
+    /// VirtualBox's: dynamic, fixed or differencing.
+    Vdi,
 }
 
 impl Format {
     /// Every one of them.
-    pub const ALL: &[Format] = &[Format::Raw, Format::Qcow2, Format::Vmdk];
+    pub const ALL: &[Format] = &[Format::Raw, Format::Qcow2, Format::Vmdk, Format::Vhd, Format::Vdi];
 
-    /// The name that messages use, which is also QEMU's.
+    /// The name that messages use, which is also QEMU's, but for VHD.
     pub const fn name(self) -> &'static str {
         match self {
             Format::Raw => "raw",
             Format::Qcow2 => "qcow2",
             Format::Vmdk => "vmdk",
+            Format::Vhd => "vhd",
+            Format::Vdi => "vdi",
         }
     }
 }
@@ -60,38 +69,41 @@ pub fn detect(source: &Source) -> Result<Format, Refusal> {
     let failed = |source| Refusal::Io { what: "the file's first and last sector".to_owned(), source };
     source.read_exact_at(first, 0).map_err(failed)?;
     source.read_exact_at(last, size_bytes - last.len() as u64).map_err(failed)?;
-    from_sectors(first, last)
+    from_sectors(first, last, size_bytes)
 }
 
 const SECTOR: usize = 512;
 
-fn from_sectors(first: &[u8], last: &[u8]) -> Result<Format, Refusal> {
+fn from_sectors(first: &[u8], last: &[u8], size_bytes: u64) -> Result<Format, Refusal> {
     if first.starts_with(qcow2::MAGIC) {
         return Ok(Format::Qcow2);
     }
     if first.starts_with(vmdk::MAGIC) {
         return Ok(Format::Vmdk);
     }
+    if first.starts_with(vhd::COOKIE) {
+        return Ok(Format::Vhd);
+    }
+    if first.get(vdi::MAGIC_OFFSET..).is_some_and(|b| b.starts_with(vdi::MAGIC)) {
+        return Ok(Format::Vdi);
+    }
     let known =
         |&&(at, magic, ..): &&(usize, &[u8], _, _)| first.get(at..).is_some_and(|b| b.starts_with(magic));
     if let Some(&(_, _, what, advice)) = OTHER_MAGICS.iter().find(known) {
         return Err(Refusal::OtherFormat { what, advice });
     }
-    if last.starts_with(VHD_COOKIE) {
-        return Err(Refusal::OtherFormat { what: "a fixed VHD image", advice: CONVERT });
+    if vhd::ends_with_footer(last, size_bytes) {
+        return Ok(Format::Vhd);
     }
     Ok(Format::Raw)
 }
 
-const VHD_COOKIE: &[u8] = b"conectix";
 const CONVERT: &str = "it cannot be read yet: convert it with `qemu-img convert -O qcow2`";
 const UNPACK: &str = "unpack it and name the disk inside";
 
 /// Byte offset, magic, what has it, what to do.
 const OTHER_MAGICS: &[(usize, &[u8], &str, &str)] = &[
-    (0, VHD_COOKIE, "a VHD image", CONVERT),
     (0, b"vhdxfile", "a VHDX image", CONVERT),
-    (64, b"\x7f\x10\xda\xbe", "a VDI image", CONVERT),
     (0, b"QED\0", "a QED image", CONVERT),
     (0, b"WithoutFreeSpace", "a Parallels image", CONVERT),
     (0, b"WithouFreSpacExt", "a Parallels image", CONVERT),

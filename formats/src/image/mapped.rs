@@ -68,7 +68,12 @@ pub(super) trait Map: fmt::Debug + Send + Sync {
 
     /// Decompresses `unit` into `content`, which has the size of a unit. The caller uses no byte of it
     /// that lies past the end of the disk.
-    fn unpack(&self, file: &Source, unit: Unit, content: &mut [u8]) -> Result<(), ReadError>;
+    ///
+    /// Only called for units that [`Map::extent`] has named; a format without compression has none.
+    fn unpack(&self, file: &Source, unit: Unit, content: &mut [u8]) -> Result<(), ReadError> {
+        let _ = (file, content);
+        unreachable!("{unit:?} is compressed in a format that compresses nothing")
+    }
 }
 
 /// A disk in an image whose format keeps a map.

@@ -6,9 +6,11 @@
 //! no field is believed before it was held against the length of the file.
 //!
 //! ```text
-//! Source ---> raw      RawDisk: the bytes are the disk
+//! Source ---> raw, fixed vhd    RawDisk: the bytes are the disk
 //!         |--> qcow2 --.
-//!         `--> vmdk  --+-> MappedDisk: the format says where each stretch lies, the rest is shared
+//!         |--> vmdk  --+
+//!         |--> vhd   --+
+//!         `--> vdi   --+-> MappedDisk: the format says where each stretch lies, the rest is shared
 //! ```
 //!
 //! Amplification is legal: an image may name one stored cluster for all of its disk, so that a few
@@ -24,6 +26,8 @@ mod mapped;
 mod qcow2;
 mod raw;
 mod source;
+mod vdi;
+mod vhd;
 mod vmdk;
 mod write;
 

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "no test file uses all samples")]
 
+pub(crate) mod vdi;
+pub(crate) mod vhd;
+
 use std::fs::File;
 use std::io::Write;
 

@@ -1,0 +1,49 @@
+//! VDI images, as VirtualBox makes them: dynamic, fixed and differencing, version 1.1.
+//!
+//! Read: the header, the block map, stored, free and zero blocks. A differencing image needs the image that it
+//! differs from, by its two UUIDs: the image's own, and that of its last modification. Geometry, comment and count
+//! of allocated blocks are left alone. Refused: undo images, blocks with extra data, other versions.
+//!
+//! ```text
+//! | pre-header, header | block map | block | block | ...
+//! ```
+//!
+//! Wider than QEMU 7.2, which reads blocks of 1 MiB and no differencing images; stricter in that block numbers
+//! must be below the image's count of blocks, each used once, and what the disk needs of a block be in the file.
+//!
+//! Source: `VDICore.h` and `VDI.cpp` of VirtualBox, in which the format is defined; there is no other.
+
+mod blocks;
+mod header;
+
+use super::chain::{Opened, Surroundings};
+use super::mapped::MappedDisk;
+use super::source::Source;
+use super::{Format, Refusal};
+use blocks::Blocks;
+use header::Header;
+
+/// At byte [`MAGIC_OFFSET`]; a text for people is in front of it.
+pub(super) const MAGIC: &[u8] = b"\x7f\x10\xda\xbe";
+pub(super) const MAGIC_OFFSET: usize = header::SIGNATURE;
+
+const SECTOR: u64 = 512;
+
+pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened, Refusal> {
+    let header = Header::load(&file, around.limits)?;
+    let parent = header.parent_disk(&mut around.parent)?;
+    let blocks = Blocks::load(&file, &header)?;
+    let identity = Some(header.identity);
+    Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, blocks, parent)) })
+}
+
+/// A field that contradicts the format.
+fn malformed(offset: usize, field: &'static str, found: impl ToString, wanted: impl Into<String>) -> Refusal {
+    let (offset, found, wanted) = (offset as u64, found.to_string(), wanted.into());
+    Refusal::Malformed { format: Format::Vdi, offset, field, found, wanted }
+}
+
+fn unsupported(offset: usize, field: &'static str, found: impl ToString, refused: &'static str) -> Refusal {
+    let (offset, found) = (offset as u64, found.to_string());
+    Refusal::Unsupported { format: Format::Vdi, offset, field, found, refused }
+}

@@ -1,0 +1,113 @@
+//! What is special about VDI images: sizes, and differences to another image.
+
+mod image_samples;
+
+use std::error::Error;
+use std::iter::successors;
+
+use formats::image::{self, Format, Image, ImageRequest, Layer, Limits, OpenError, Source};
+use image_samples::{file_of, put, vdi, vhd};
+
+const LIMITS: Limits = Limits { max_size_bytes: 1 << 40 };
+
+/// Opens the first of `chain`, which is a difference to the second, and so on.
+fn open(chain: &[&[u8]]) -> Result<Image, OpenError> {
+    let layer = |image: &&[u8]| Layer {
+        source: Source::new(file_of(image)).unwrap(),
+        name: "disk.vdi",
+        format: None,
+    };
+    let backing = chain[1..].iter().map(layer).collect();
+    image::open(ImageRequest { layer: layer(&chain[0]), backing, parts: None, limits: LIMITS })
+}
+
+#[track_caller]
+fn check_reads_as(chain: &[&[u8]], disk: &[u8]) {
+    let image = open(chain).unwrap();
+    assert_eq!(image.format, Format::Vdi);
+    let mut found = vec![0xa5; image.disk.size_bytes() as usize];
+    image.disk.read_at(0, &mut found).unwrap();
+    assert!(found == disk);
+}
+
+#[track_caller]
+fn check_refused(chain: &[&[u8]], want: &str) {
+    let error = open(chain).unwrap_err();
+    let causes = successors(error.source(), |&cause| cause.source());
+    assert_eq!(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "), want);
+}
+
+/// An image whose disk is one block of noise, and the disk.
+fn parent() -> (Vec<u8>, Vec<u8>) {
+    let (mut image, _) = vdi::dynamic();
+    let disk: Vec<u8> = (0..128 << 10).map(|at: u32| (at / 3 % 251) as u8 | 1).collect();
+    put(&mut image, 368, &(128u64 << 10).to_le_bytes());
+    put(&mut image, 512, &[0; 4]);
+    image.truncate(1024);
+    image.extend(&disk);
+    (image, disk)
+}
+
+#[test]
+fn a_size_of_no_whole_sectors_is_rounded_up_as_qemu_does_it() {
+    let (mut image, disk) = vdi::dynamic();
+    put(&mut image, 368, &(disk.len() as u64 - 511).to_le_bytes());
+    check_reads_as(&[&image], &disk);
+}
+
+#[test]
+fn fields_that_readers_may_ignore_are_ignored() {
+    let (image, disk) = vdi::dynamic();
+    for (at, bytes) in [
+        (0, &[0xff; 64][..]), // text
+        (80, &[1, 3]),        // flags
+        (84, &[0xff; 256]),   // comment
+        (348, &[0xff; 12]),   // geometry
+        (388, &[0xff; 4]),    // allocated blocks
+        (392, &[0; 32]),      // its own UUIDs
+        (440, &[0xff; 16]),   // the parent's modification, without a parent
+        (456, &[0xff; 56]),   // what later versions added
+    ] {
+        let mut image = image.clone();
+        put(&mut image, at, bytes);
+        check_reads_as(&[&image], &disk);
+    }
+}
+
+#[test]
+fn a_difference_is_read_on_top_of_what_it_differs_from() {
+    let (parent, parent_disk) = parent();
+    let (child, disk) = vdi::differencing(vdi::UUIDS, &parent_disk);
+    check_reads_as(&[&child, &parent], &disk);
+    let (grandchild, disk) = vdi::differencing(([0xdd; 16], [0xdd; 16]), &disk);
+    check_reads_as(&[&grandchild, &child, &parent], &disk);
+    let (child, disk) = vdi::differencing((vdi::UUIDS.0, [0; 16]), &parent_disk);
+    check_reads_as(&[&child, &parent], &disk);
+}
+
+#[test]
+fn a_difference_is_read_on_top_of_nothing_else() {
+    let (parent, _) = parent();
+    let (child, _) = vdi::differencing(([0x77; 16], vdi::UUIDS.1), &[]);
+    check_refused(
+        &[&child, &parent],
+        "vdi: at byte 424, uuidLinkage is 77777777777777777777777777777777; \
+         wanted abababababababababababababababab, as the backing file has it",
+    );
+    let (child, _) = vdi::differencing((vdi::UUIDS.0, [0x77; 16]), &[]);
+    check_refused(
+        &[&child, &parent],
+        "vdi: at byte 440, uuidParentModify is 77777777777777777777777777777777; \
+         wanted cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd, as the backing file has it",
+    );
+    for other in [vhd::dynamic().0, vec![0; 512]] {
+        check_refused(
+            &[&child, &other],
+            "vdi: at byte 76, u32Type is 4 (differencing): it differs from a VDI image, and the backing file is none",
+        );
+    }
+    check_refused(
+        &[&parent, &parent],
+        "vdi: the image is no difference to another one; wanted no backing file for it",
+    );
+}
