@@ -9,6 +9,9 @@
 
 mod error;
 mod model;
+mod names;
+mod read;
+mod xml;
 
 pub use error::{Doubt, OvfError, OvfWriteError, Warning};
 pub use model::{
@@ -17,3 +20,4 @@ pub use model::{
     Nic, NicKind, OperatingSystem, OtherDevice, Place, Product, Property, ResourceAllocation, Setting,
     SettingKind, Start, VirtualDisk, VirtualSystem,
 };
+pub use read::parse;
