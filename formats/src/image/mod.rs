@@ -37,7 +37,8 @@ use std::io;
 pub use detect::{Format, detect};
 pub use error::{OpenError, Refusal};
 pub use source::Source;
-pub use write::{ImageWriteError, Progress, Target, WriteOptions, write};
+pub use vmdk::{VmdkAdapter, write_stream_optimized};
+pub use write::{Compression, ImageWriteError, Progress, Target, WriteOptions, write};
 
 use crate::Disk;
 

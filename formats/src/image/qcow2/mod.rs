@@ -17,6 +17,9 @@
 
 mod header;
 mod mapping;
+mod write;
+
+pub(super) use write::write;
 
 use super::chain::{Opened, Surroundings};
 use super::decompress::{Decompressed, Decompressor};

@@ -16,6 +16,10 @@
 mod descriptor;
 mod grains;
 mod header;
+mod write;
+
+pub use write::{VmdkAdapter, write_stream_optimized};
+pub(super) use write::{write_sparse, write_stream};
 
 use super::chain::{Opened, Surroundings};
 use super::decompress::{Codec, Decompressed, Decompressor};

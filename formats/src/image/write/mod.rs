@@ -12,6 +12,7 @@
 //! A format's writer is a function `(&Job, &Output) -> Result<u64, ImageWriteError>` in its own folder. It asks
 //! [`Job::each_unit`] or [`Job::each_packed_unit`] for the disk's content, and gives back the file's length.
 
+mod compress;
 mod output;
 mod units;
 
@@ -20,10 +21,11 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 
+pub(super) use compress::{Compressor, Recipe};
 pub(super) use output::Output;
 pub(super) use units::{Packing, is_zero};
 
-use super::{Format, raw};
+use super::{Format, VmdkAdapter, qcow2, raw, vmdk};
 use crate::{Disk, ReadError};
 
 /// What a disk is written as.
@@ -32,6 +34,23 @@ use crate::{Disk, ReadError};
 pub enum Target {
     /// The disk's bytes, with holes where it is zero.
     Raw,
+    /// QEMU's copy-on-write format, version 3.
+    Qcow2(Compression),
+    /// VMware's for one growing file: monolithicSparse. Disks of less than 2 TiB.
+    VmdkSparse(VmdkAdapter),
+    /// VMware's for transport, compressed: streamOptimized.
+    VmdkStream(VmdkAdapter),
+}
+
+/// How the clusters of a qcow2 image are compressed, each on its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// With deflate, which every reader knows.
+    Zlib,
+    /// With zstd, which QEMU knows since 5.1.
+    Zstd,
 }
 
 /// How [`write()`] does its work.
@@ -83,6 +102,20 @@ pub enum ImageWriteError {
         /// The largest that the format holds.
         most: u64,
     },
+    /// The format has no disks without a single byte.
+    #[error("{format}: the disk has no bytes; the format holds at least one sector")]
+    NoBytes {
+        /// What the disk was to be written as.
+        format: Format,
+    },
+    /// The disk's content is more than the format's tables can point to.
+    #[error("{format}: the file would have more than {most} bytes, and the format can point to no more")]
+    FileTooLarge {
+        /// What the disk was to be written as.
+        format: Format,
+        /// The largest file.
+        most: u64,
+    },
 }
 
 /// Writes `disk` to `out`, an empty regular file, and gives back the file's length in bytes.
@@ -103,6 +136,9 @@ pub fn write(
     let job = Job { disk, options, progress };
     let file_bytes = match target {
         Target::Raw => raw::write(&job, &out)?,
+        Target::Qcow2(compression) => qcow2::write(&job, compression, &out)?,
+        Target::VmdkSparse(adapter) => vmdk::write_sparse(&job, adapter, &out)?,
+        Target::VmdkStream(adapter) => vmdk::write_stream(&job, adapter, &out)?,
     };
     progress(disk.size_bytes());
     Ok(file_bytes)
@@ -113,6 +149,8 @@ impl Target {
     pub const fn format(self) -> Format {
         match self {
             Target::Raw => Format::Raw,
+            Target::Qcow2(_) => Format::Qcow2,
+            Target::VmdkSparse(_) | Target::VmdkStream(_) => Format::Vmdk,
         }
     }
 }

@@ -43,7 +43,29 @@ impl Output {
         self.file.set_len(len).map_err(|source| self.failed("the file's length", len, source))
     }
 
+    /// The file as something that is written front to back.
+    pub(in crate::image) fn stream(&self) -> impl io::Write {
+        FrontToBack { file: &self.file, at: 0 }
+    }
+
     fn failed(&self, what: &'static str, offset: u64, source: io::Error) -> ImageWriteError {
         ImageWriteError::Write { format: self.format, what, offset, source }
+    }
+}
+
+struct FrontToBack<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl io::Write for FrontToBack<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write_at(bytes, self.at)?;
+        self.at += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

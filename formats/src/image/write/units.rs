@@ -37,6 +37,12 @@ pub(in crate::image) enum Packing {
     Stored,
 }
 
+impl Packing {
+    pub(in crate::image) fn is_packed(self) -> bool {
+        self == Packing::Packed
+    }
+}
+
 impl Job<'_> {
     /// Calls `store` with number and content of each unit of `unit_bytes` that is not all zeros, in order. Behind
     /// the end of the disk, the last unit is filled up with zeros.
@@ -394,8 +400,8 @@ mod tests {
         }
     }
 
-    fn striped(size_kib: u64, data_kib: &[Range<u64>]) -> Striped {
-        let data = data_kib.iter().map(|data| data.start * KIB..data.end * KIB).collect();
+    fn striped(size_kib: u64, data_kib: &[(u64, u64)]) -> Striped {
+        let data = data_kib.iter().map(|(start, end)| start * KIB..end * KIB).collect();
         Striped { size_bytes: size_kib * KIB, data, bad: u64::MAX }
     }
 
@@ -435,19 +441,19 @@ mod tests {
     fn units_that_are_not_zero_are_stored_in_order() {
         check(&striped(0, &[]), 4, &[]);
         check(&striped(4096, &[]), 4, &[]);
-        check(&striped(8, &[0..8]), 4, &[(0, &[0, 1, 2, 3]), (1, &[4, 5, 6, 7])]);
-        check(&striped(3000, &[1..2, 2001..2003]), 4, &[(0, &[0, 1, 0, 0]), (500, &[0, 209, 210, 0])]);
+        check(&striped(8, &[(0, 8)]), 4, &[(0, &[0, 1, 2, 3]), (1, &[4, 5, 6, 7])]);
+        check(&striped(3000, &[(1, 2), (2001, 2003)]), 4, &[(0, &[0, 1, 0, 0]), (500, &[0, 209, 210, 0])]);
         // KiB 256 is stored and yet zero.
-        check(&striped(300, &[256..258]), 1, &[(257, &[1])]);
+        check(&striped(300, &[(256, 258)]), 1, &[(257, &[1])]);
     }
 
     #[test]
     fn the_last_unit_is_filled_up_with_zeros() {
-        check(&striped(6, &[0..6]), 4, &[(0, &[0, 1, 2, 3]), (1, &[4, 5, 0, 0])]);
-        check(&striped(1, &[0..1]), 2048, &[]);
+        check(&striped(6, &[(0, 6)]), 4, &[(0, &[0, 1, 2, 3]), (1, &[4, 5, 0, 0])]);
+        check(&striped(1, &[(0, 1)]), 2048, &[]);
         let mut want = vec![0; 512];
         want[..2].copy_from_slice(&[0, 1]);
-        check(&striped(2, &[0..2]), 512, &[(0, &want)]);
+        check(&striped(2, &[(0, 2)]), 512, &[(0, &want)]);
     }
 
     #[test]
@@ -458,7 +464,7 @@ mod tests {
                 packed.extend([unit[0], unit[1]]);
                 if unit[0] % 2 == 0 { Packing::Stored } else { Packing::Packed }
             };
-            let (result, done) = with_job(&striped(1000, &[2..4, 901..902]), threads, |job| {
+            let (result, done) = with_job(&striped(1000, &[(2, 4), (901, 902)]), threads, |job| {
                 job.each_packed_unit(
                     KIB,
                     || pack,
@@ -477,7 +483,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_ends_the_writing_at_that_place() {
-        let mut disk = striped(20_000, &[1..20_000]);
+        let mut disk = striped(20_000, &[(1, 20_000)]);
         disk.bad = 10_000 * KIB;
         for threads in [1, 2, 8] {
             let (result, done) = with_job(&disk, threads, |job| job.each_unit(KIB, |_, _| Ok(())));
@@ -489,7 +495,7 @@ mod tests {
     #[test]
     fn what_cannot_be_stored_ends_the_reading() {
         let full = || ImageWriteError::NotFresh { found: "full".to_owned() };
-        let disk = striped(100_000, &[1..100_000]);
+        let disk = striped(100_000, &[(1, 100_000)]);
         let (result, done) = with_job(&disk, 3, |job| job.each_unit(KIB, |_, _| Err(full())));
         assert!(matches!(result, Err(ImageWriteError::NotFresh { .. })), "{result:?}");
         assert_eq!(done, 0);
@@ -499,7 +505,7 @@ mod tests {
     #[should_panic(expected = "a scoped thread panicked")]
     fn a_panic_on_a_thread_is_not_waited_for() {
         let packer = || |_: &[u8], _: &mut Vec<u8>| -> Packing { panic!("on purpose") };
-        let _ = with_job(&striped(9000, &[0..9000]), 2, |job| {
+        let _ = with_job(&striped(9000, &[(0, 9000)]), 2, |job| {
             job.each_packed_unit(KIB, packer, |_, _, _| Ok(()))
         });
     }
