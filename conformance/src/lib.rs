@@ -13,6 +13,7 @@
 
 pub mod appliance;
 mod canonical_json;
+mod config;
 mod cuts;
 mod descriptor;
 mod disk;

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::canonical_json;
+use crate::config::{self, is_name};
 use crate::descriptor::{Descriptor, Digest};
 use crate::image_index::{Entry, MANIFEST, descriptors};
-use crate::oci_layout::Layout;
+use crate::oci_layout::{Blob, Layout, MAX_DOCUMENT_BYTES};
 use crate::report::Report;
 use crate::rules::Rule;
 
@@ -57,7 +58,7 @@ pub(crate) fn read(layout: &Layout, entry: &Entry, report: &mut Report) -> Optio
     let mut kinds = BTreeSet::new();
     for (position, layer) in descriptors(&manifest["layers"], "layers", report).into_iter().enumerate() {
         let what = format!("layer {position}");
-        layout.blob(&layer, &what, report);
+        let blob = layout.blob(&layer, &what, report);
         let kind = layer.media_type.as_str();
         report
             .check(Rule::PolicyFirst, (position == 0) == (kind == POLICY), || format!("{what} is `{kind}`"));
@@ -66,6 +67,7 @@ pub(crate) fn read(layout: &Layout, entry: &Entry, report: &mut Report) -> Optio
         report.check(Rule::LayerTypes, known && once, || format!("{what} is `{kind}`"));
         match kind {
             POLICY => policy = policy.or(Some(layer)),
+            OVF => blob.into_iter().for_each(|blob| check_ovf(blob, &what, report)),
             DISK_INDEX => appliance.disks.extend(disk_layer(layer, &what, report)),
             DISK_PACK => {
                 let first = appliance.packs.insert(layer.digest, layer.size_bytes).is_none();
@@ -99,9 +101,21 @@ fn disk_layer(layer: Descriptor, what: &str, report: &mut Report) -> Option<Disk
         format!("{what}: no size inside the index in `dev.hullvm.disk.root.size`")
     });
     let name = annotation("dev.hullvm.disk");
-    let named = name.as_deref().is_some_and(is_label);
+    let named = name.as_deref().is_some_and(is_name);
     report.check(Rule::DiskAnnotation, named, || format!("{what}: `{}`", name.as_deref().unwrap_or("")));
     Some(DiskLayer { name: name?, index: layer, root_digest, root_bytes })
+}
+
+fn check_ovf(blob: &Blob, what: &str, report: &mut Report) {
+    let fits = report.check(Rule::OvfLayer, blob.size_bytes <= MAX_DOCUMENT_BYTES, || {
+        format!("{what} has {} bytes", blob.size_bytes)
+    });
+    if !fits {
+        return;
+    }
+    let bytes = blob.read(0, blob.size_bytes as usize).map_err(|error| format!("cannot be read: {error}"));
+    let checked = bytes.and_then(|bytes| config::check_ovf(&bytes));
+    report.accept(Rule::OvfLayer, checked.map_err(|problem| format!("{what} {problem}")));
 }
 
 /// Reads the config and returns the names of its machines.
@@ -124,6 +138,7 @@ fn read_config(
     report.check(Rule::ConfigVersion, config["formatVersion"] == 1 && machines.is_some(), || {
         format!("format version {}, {} machines", config["formatVersion"], machines.map_or(0, Vec::len))
     });
+    config::check(&config, report);
     let mut names = BTreeSet::new();
     for machine in machines? {
         let arch = machine["arch"].as_str().unwrap_or("");
@@ -173,10 +188,4 @@ fn check_disk_names(appliance: &Appliance, report: &mut Report) {
             format!("there is no index of disk `{name}`")
         });
     }
-}
-
-fn is_label(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && !name.starts_with('-')
-        && name.bytes().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }

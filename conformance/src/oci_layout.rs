@@ -20,7 +20,7 @@ use crate::report::Report;
 use crate::rules::Rule;
 
 /// The largest index, manifest, config or policy that is read.
-const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
+pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 /// The most files in a layout. Twice the packs of the largest disk, and room for everything else.
 const MAX_FILES: usize = 40_000;
 /// The longest name that an extension header of the archive may give.

@@ -61,6 +61,7 @@ catalogue! {
     ManifestConfig, "manifest-config", "appliance 3", "the config has the media type of an appliance's";
     PolicyFirst, "policy-first", "appliance 3", "the first layer is the policy, and no other";
     LayerTypes, "layer-types", "appliance 3", "layers are policy, disk indexes, packs, OVF or NVRAM, the last two at most once";
+    OvfLayer, "ovf-layer", "appliance 1", "the OVF is at most 4 MiB of XML in UTF-8 or UTF-16, an envelope, without a document type";
     LayersOnce, "layers-once", "appliance 3", "no pack is listed twice, and no two disk indexes are for one disk";
     DiskAnnotation, "disk-annotation", "appliance 3", "`dev.hullvm.disk` is a name of 1 to 63 lower-case letters, digits and `-`";
     RootAnnotations, "root-annotations", "disk-index, Index", "`dev.hullvm.disk.root.digest` and `.size` are a digest and a size";
@@ -68,6 +69,7 @@ catalogue! {
     // Config and policy.
     ConfigCanonical, "config-canonical", "appliance 4", "canonical JSON: sorted keys, no white space, integers only";
     ConfigVersion, "config-version", "appliance 4", "format version 1 with at least one machine";
+    ConfigFields, "config-fields", "appliance 4", "the documented fields, each with a value that it may have, and no others";
     ConfigDisks, "config-disks", "appliance 3", "one disk index per disk of the config, of the same size";
     ConfigPlatform, "config-platform", "appliance 2", "the machines' architecture is the one that the index names";
     PolicyCanonical, "policy-canonical", "appliance 5", "canonical JSON: sorted keys, no white space, integers only";

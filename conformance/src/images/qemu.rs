@@ -51,7 +51,7 @@ mod tests {
             { "start": 512, "length": 512, "depth": 0, "present": true, "zero": true, "data": false },
             { "start": 1024, "length": 512, "depth": 1, "present": false, "zero": true, "data": false },
             { "start": 1536, "length": 512, "depth": 0, "present": true, "zero": true, "data": false, "offset": 0 }]"#;
-        assert_eq!(absent(map).unwrap(), [512..1536]);
+        assert!(absent(map).unwrap().iter().eq([&(512..1536)]));
         assert_eq!(absent(b"[{}]"), None);
     }
 }

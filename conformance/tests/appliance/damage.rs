@@ -41,7 +41,8 @@ fn the_undamaged_sample_breaks_no_rule() {
     assert!(!report.failed(), "{}", report.to_table());
     let skipped = report.rows().into_iter().filter(|row| row.outcome == Outcome::Skip).map(|row| row.rule);
     let skipped: Vec<_> = skipped.collect();
-    assert_eq!(skipped, [Rule::ContainerDisk, Rule::ContentCuts, Rule::RawSize, Rule::RawContent]);
+    let expected = [Rule::ContainerDisk, Rule::OvfLayer, Rule::ContentCuts, Rule::RawSize, Rule::RawContent];
+    assert_eq!(skipped, expected);
 }
 
 #[test]
@@ -171,6 +172,13 @@ const MANIFESTS: &[Damage] = &[
     }),
     (Rule::LayersOnce, "a pack twice", |s| s.edit_manifest = |m| twice(m, 2)),
     (Rule::LayersOnce, "a disk twice", |s| s.edit_manifest = |m| twice(m, 1)),
+    (Rule::OvfLayer, "a policy in place of the OVF", |s| {
+        s.edit_manifest = |m| {
+            let mut ovf = m["layers"][0].clone();
+            ovf["mediaType"] = "application/vnd.ovf.v1+xml".into();
+            list(m).push(ovf);
+        }
+    }),
     (Rule::DiskAnnotation, "a path as name", |s| annotate(s, |a| a["dev.hullvm.disk"] = "../root".into())),
     (Rule::DiskAnnotation, "no name", |s| {
         annotate(s, |a| drop(a.as_object_mut().unwrap().remove("dev.hullvm.disk")))
@@ -220,6 +228,12 @@ const DOCUMENTS: &[Damage] = &[
     (Rule::ConfigDisks, "a disk twice", |s| {
         let disk = r#"{"mode":"overlay","name":"root","sizeBytes":536900584}"#;
         replace(&mut s.config, disk, &format!("{disk},{disk}"));
+    }),
+    (Rule::ConfigFields, "a bus that nothing has", |s| {
+        replace(&mut s.config, r#""mode":"overlay""#, r#""bus":"scsi","mode":"overlay""#)
+    }),
+    (Rule::ConfigFields, "a field that nobody knows", |s| {
+        replace(&mut s.config, r#""mode":"overlay""#, r#""encryption":"none","mode":"overlay""#)
     }),
     (Rule::ConfigPlatform, "another architecture", |s| replace(&mut s.config, "amd64", "arm64")),
     (Rule::Documents, "a config that is no JSON", |s| s.config = b"\xff".to_vec()),
@@ -457,10 +471,10 @@ fn a_way_out_of_the_archive_is_only_a_name() {
     let mut sample = Sample::new();
     sample.edit_files = |files| files.push(File { name: "x".into(), bytes: b"x".to_vec() });
     assert!(!check(&sample.to_archive()).failed());
-    sample.edit_files = |files| files.push(blob_file(b"a blob that nothing names"));
+    sample.edit_files = |files| files.push(blob_file(b"<Envelope/>"));
     assert!(!check(&sample.to_archive()).failed());
     sample.edit_manifest = |m| {
-        let ovf = descriptor("application/vnd.ovf.v1+xml", b"a blob that nothing names");
+        let ovf = descriptor("application/vnd.ovf.v1+xml", b"<Envelope/>");
         list(m).push(ovf);
     };
     assert!(!check(&sample.to_archive()).failed());
