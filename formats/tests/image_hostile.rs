@@ -8,6 +8,7 @@ use std::iter::successors;
 
 use formats::image::{self, Format, ImageRequest, Limits, OpenError, Source};
 use formats::{Disk, ReadError, Run, RunKind};
+use image_samples::vhdx::{self, vhdx, vhdx_child, vhdx_with_log};
 use image_samples::{
     DESCRIPTOR_TEXT, file_of, put, put_grain, qcow2, qcow2_extended, vdi, vhd, vmdk, vmdk_with, with_footer,
 };
@@ -59,7 +60,16 @@ fn check_good(image: &[u8], disk: &[u8]) {
 
 #[test]
 fn the_samples_that_the_other_tests_break_are_whole() {
-    let samples = [qcow2(), qcow2_extended(), vmdk(), vhd::dynamic(), vhd::fixed(), vdi::dynamic()];
+    let samples = [
+        qcow2(),
+        qcow2_extended(),
+        vmdk(),
+        vhd::dynamic(),
+        vhd::fixed(),
+        vdi::dynamic(),
+        vhdx(),
+        vhdx_with_log(),
+    ];
     for (image, disk) in samples {
         check_good(&image, &disk);
     }
@@ -98,6 +108,9 @@ fn hostile(made: &str) -> Vec<u8> {
         "vhd-fixed" => vhd::fixed().0,
         "vhd-differencing" => vhd::differencing([0x77; 16], &[]).0,
         "vdi" => vdi::dynamic().0,
+        "vhdx" => vhdx().0,
+        "vhdx-log" => vhdx_with_log().0,
+        "vhdx-child" => vhdx_child().0,
         "blank" => vec![0; 4096],
         other => panic!("no sample is called {other}"),
     };
@@ -110,6 +123,10 @@ fn hostile(made: &str) -> Vec<u8> {
         }
         if change == "sum" {
             vhd::sum(&mut image);
+            continue;
+        }
+        if change == "seal" {
+            vhdx::seal(&mut image);
             continue;
         }
         match change.split_once('=').unwrap() {

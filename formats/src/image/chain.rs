@@ -3,7 +3,7 @@
 //! Which files these are is the caller's word alone; what an image says of its parent is only held against it.
 
 use super::{Format, Image, ImageRequest, Layer, LeftOut, Limits, OpenError, Parts, Refusal};
-use super::{Source, detect, qcow2, raw, vdi, vhd, vmdk};
+use super::{Source, detect, qcow2, raw, vdi, vhd, vhdx, vmdk};
 use crate::Disk;
 
 /// A read goes down the chain by as many calls, and each image keeps its own tables in memory.
@@ -98,7 +98,7 @@ fn declared_parent(format: Format, source: &Source, limits: Limits) -> Result<Op
     match format {
         Format::Qcow2 => qcow2::declared_parent(source, limits),
         Format::Vhd => vhd::declared_parent(source, limits),
-        Format::Raw | Format::Vmdk | Format::Vdi => Ok(None),
+        Format::Raw | Format::Vmdk | Format::Vdi | Format::Vhdx => Ok(None),
     }
 }
 
@@ -110,6 +110,7 @@ fn open_layer(layer: Layer<'_>, format: Format, mut around: Surroundings<'_>) ->
         Format::Vmdk => vmdk::open(source, &mut around),
         Format::Vhd => vhd::open(source, &mut around),
         Format::Vdi => vdi::open(source, &mut around),
+        Format::Vhdx => vhdx::open(source, &mut around),
     };
     let opened = match around.parent {
         Some(_) if opened.is_ok() => Err(Refusal::UnusedBacking { format }),

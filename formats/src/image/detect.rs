@@ -1,8 +1,8 @@
 //! What kind of image a file is, by its magic.
 //!
 //! The rule, in order; the first that holds decides:
-//! 1. A magic of a format that is read here: `QFI\xfb` (qcow2), `KDMV` (VMDK) or `conectix` (VHD) at byte 0,
-//!    `\x7f\x10\xda\xbe` (VDI) at byte 64.
+//! 1. A magic of a format that is read here: `QFI\xfb` (qcow2), `KDMV` (VMDK), `conectix` (VHD) or `vhdxfile` (VHDX)
+//!    at byte 0, `\x7f\x10\xda\xbe` (VDI) at byte 64.
 //! 2. A magic of another image format, of a VMDK in several files, or of an archive or compressed
 //!    file: refused, for it would otherwise be taken for a raw disk full of noise.
 //! 3. `conectix` 512 bytes before the end of the file, or 511 where its length is one less than a multiple of 512:
@@ -14,7 +14,7 @@
 
 use std::fmt;
 
-use super::{Refusal, Source, qcow2, vdi, vhd, vmdk};
+use super::{Refusal, Source, qcow2, vdi, vhd, vhdx, vmdk};
 
 /// A format of disk images that is read here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,6 +30,8 @@ pub enum Format {
     Vhd,
     /// VirtualBox's: dynamic, fixed or differencing.
     Vdi,
+    /// Hyper-V's newer one: fixed, dynamic or differencing.
+    Vhdx,
 }
 
 impl Format {
@@ -44,6 +46,7 @@ impl Format {
             Format::Vmdk => "vmdk",
             Format::Vhd => "vhd",
             Format::Vdi => "vdi",
+            Format::Vhdx => "vhdx",
         }
     }
 }
@@ -87,6 +90,9 @@ fn from_sectors(first: &[u8], last: &[u8], size_bytes: u64) -> Result<Format, Re
     if first.get(vdi::MAGIC_OFFSET..).is_some_and(|b| b.starts_with(vdi::MAGIC)) {
         return Ok(Format::Vdi);
     }
+    if first.starts_with(vhdx::MAGIC) {
+        return Ok(Format::Vhdx);
+    }
     let known =
         |&&(at, magic, ..): &&(usize, &[u8], _, _)| first.get(at..).is_some_and(|b| b.starts_with(magic));
     if let Some(&(_, _, what, advice)) = OTHER_MAGICS.iter().find(known) {
@@ -103,7 +109,6 @@ const UNPACK: &str = "unpack it and name the disk inside";
 
 /// Byte offset, magic, what has it, what to do.
 const OTHER_MAGICS: &[(usize, &[u8], &str, &str)] = &[
-    (0, b"vhdxfile", "a VHDX image", CONVERT),
     (0, b"QED\0", "a QED image", CONVERT),
     (0, b"WithoutFreeSpace", "a Parallels image", CONVERT),
     (0, b"WithouFreSpacExt", "a Parallels image", CONVERT),

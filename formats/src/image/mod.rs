@@ -10,7 +10,8 @@
 //!         |--> qcow2 --.
 //!         |--> vmdk  --+
 //!         |--> vhd   --+
-//!         `--> vdi   --+-> MappedDisk: the format says where each stretch lies, the rest is shared
+//!         |--> vdi   --+
+//!         `--> vhdx  --+-> MappedDisk: the format says where each stretch lies, the rest is shared
 //! ```
 //!
 //! Amplification is legal: an image may name one stored cluster for all of its disk, so that a few
@@ -28,6 +29,7 @@ mod raw;
 mod source;
 mod vdi;
 mod vhd;
+mod vhdx;
 mod vmdk;
 mod write;
 

@@ -4,6 +4,7 @@
 
 pub(crate) mod vdi;
 pub(crate) mod vhd;
+pub(crate) mod vhdx;
 
 use std::fs::File;
 use std::io::Write;

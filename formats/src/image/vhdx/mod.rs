@@ -1,0 +1,92 @@
+//! VHDX images, as Hyper-V and QEMU write them: fixed, dynamic and differencing.
+//!
+//! Read: the current of the two headers, the region table, the metadata, all states of blocks, sectors of 512
+//! and 4096 bytes, sector bitmaps of differences whose parent the caller hands over. A log that was left behind
+//! is replayed in memory; the file is never written. Refused: regions and metadata that are needed and not
+//! known, tables and blocks outside the file or over one another, logs without a valid sequence of entries.
+//! Blocks may share bytes of the file. Paths in a parent locator are never opened.
+//!
+//! ```text
+//! header -> log (replayed) -> regions -> metadata -> block allocation table (cached) -> block
+//! ```
+//!
+//! Source: \[MS-VHDX\], Virtual Hard Disk v2 (VHDX) File Format; where it is silent, what QEMU 7.2 reads.
+
+mod bat;
+mod guid;
+mod header;
+mod log;
+mod metadata;
+mod parent;
+mod regions;
+mod sealed;
+mod shadow;
+
+use super::chain::{Identity, Opened, Surroundings};
+use super::mapped::{Extent, Map, MappedDisk, Unit};
+use super::source::Source;
+use super::{Format, Refusal};
+use crate::ReadError;
+use bat::Bat;
+use header::Header;
+use metadata::Metadata;
+use regions::Regions;
+
+pub(super) const MAGIC: &[u8] = b"vhdxfile";
+
+const MIB: u64 = 1 << 20;
+
+/// A VHDX disk: its blocks' places.
+#[derive(Debug)]
+struct VhdxMap {
+    bat: Bat,
+}
+
+pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened, Refusal> {
+    let header = Header::load(&file)?;
+    let file = log::replay(file, &header.log)?;
+    let regions = Regions::load(&file, &header.log.range)?;
+    let metadata = Metadata::load(&file, &regions.metadata, around.limits)?;
+    let parent = match &metadata.parent {
+        Some(item) => {
+            parent::check(&file, item, around.parent.as_ref())?;
+            around.parent.take().map(|parent| parent.disk)
+        }
+        None => None,
+    };
+    let bat = Bat::new(metadata, regions)?;
+    let identity = Some(Identity::Uuid(header.data_write.0));
+    Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, VhdxMap { bat }, parent)) })
+}
+
+impl Map for VhdxMap {
+    fn size_bytes(&self) -> u64 {
+        self.bat.size_bytes()
+    }
+
+    fn unit_bytes(&self) -> u64 {
+        self.bat.block_bytes()
+    }
+
+    fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
+        self.bat.extent(file, offset, most)
+    }
+
+    fn unpack(&self, _file: &Source, unit: Unit, _content: &mut [u8]) -> Result<(), ReadError> {
+        unreachable!("no block of a VHDX is compressed, and so is {unit:?} not")
+    }
+}
+
+fn corrupt(offset: u64, field: &'static str, found: String, wanted: &'static str) -> ReadError {
+    ReadError::Corrupt { format: Format::Vhdx.name(), offset, field, found, wanted }
+}
+
+/// A field that contradicts the specification.
+fn malformed(offset: u64, field: &'static str, found: impl ToString, wanted: impl Into<String>) -> Refusal {
+    let (found, wanted) = (found.to_string(), wanted.into());
+    Refusal::Malformed { format: Format::Vhdx, offset, field, found, wanted }
+}
+
+fn unsupported(offset: u64, field: &'static str, found: impl ToString, refused: &'static str) -> Refusal {
+    Refusal::Unsupported { format: Format::Vhdx, offset, field, found: found.to_string(), refused }
+}
