@@ -58,7 +58,7 @@ fn a_log_is_replayed_as_qemu_replays_it() {
     }
     let folder = tempfile::tempdir().unwrap();
     let (image, disk) = (folder.path().join("image.vhdx"), folder.path().join("disk.raw"));
-    let (with_log, content) = image_samples::vhdx::vhdx_with_log();
+    let (with_log, content) = image_samples::vhdx::with_log();
     fs::write(&image, with_log).unwrap();
     fs::write(&disk, content).unwrap();
     run("qemu-img", &["check", "-f", "vhdx", "-r", "all", text(&image)]);

@@ -4,6 +4,8 @@
 //! MiB 0 headers   1 log   2 metadata   3 block allocation table   4 blocks, 1 MiB each
 //! ```
 
+use proptest::prelude::*;
+
 use super::put;
 
 const MIB: usize = 1 << 20;
@@ -23,7 +25,7 @@ pub(crate) const STATE_OF_DISK: [u8; 16] = *b"state of content";
 const LOG_GUID: [u8; 16] = *b"the log's number";
 
 /// A dynamic VHDX and its disk: blocks 0 and 3 are stored, block 1 is absent, block 2 is zero.
-pub(crate) fn vhdx() -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn dynamic() -> (Vec<u8>, Vec<u8>) {
     let mut image = vec![0; BLOCKS + MIB + 3 * 512];
     put(&mut image, 0, b"vhdxfile");
     for (header, number) in HEADERS.into_iter().zip([1u64, 2]) {
@@ -63,8 +65,8 @@ pub(crate) fn vhdx() -> (Vec<u8>, Vec<u8>) {
 
 /// The same, whose last two changes of the block allocation table and one of block 0 are in the log only. The
 /// sequence of three entries goes over the log's end; what its first entry does, the second undoes.
-pub(crate) fn vhdx_with_log() -> (Vec<u8>, Vec<u8>) {
-    let (mut image, mut disk) = vhdx();
+pub(crate) fn with_log() -> (Vec<u8>, Vec<u8>) {
+    let (mut image, mut disk) = dynamic();
     let table = image[BAT..BAT + SECTOR].to_vec();
     let mut older = table.clone();
     older[8 * 3..8 * 4].fill(0);
@@ -89,10 +91,10 @@ pub(crate) fn vhdx_with_log() -> (Vec<u8>, Vec<u8>) {
     (image, disk)
 }
 
-/// A difference to [`vhdx`] and the disk that both make: of block 0, sectors 2 and 9 to 100 are its own; block 1
+/// A difference to [`dynamic`] and the disk that both make: of block 0, sectors 2 and 9 to 100 are its own; block 1
 /// is absent, block 2 zero and block 3 all its own.
-pub(crate) fn vhdx_child() -> (Vec<u8>, Vec<u8>) {
-    let (mut image, mut disk) = vhdx();
+pub(crate) fn differencing() -> (Vec<u8>, Vec<u8>) {
+    let (mut image, mut disk) = dynamic();
     let bitmap = image.len().next_multiple_of(MIB);
     image.resize(bitmap + MIB, 0);
     put(&mut image, ITEMS + 4, &2u32.to_le_bytes());
@@ -110,6 +112,33 @@ pub(crate) fn vhdx_child() -> (Vec<u8>, Vec<u8>) {
     put(&mut disk, 3 * MIB, b"its own");
     seal(&mut image);
     (image, disk)
+}
+
+/// Flips bytes where a sample's structures are, and makes the checksums right again in most cases.
+pub(crate) fn damaged() -> impl Strategy<Value = Vec<u8>> {
+    let samples = prop_oneof![Just(dynamic().0), Just(with_log().0), Just(differencing().0)];
+    let place = prop_oneof![
+        (prop::sample::select(HEADERS.to_vec()), 0usize..80),
+        (prop::sample::select(REGION_TABLES.to_vec()), 0usize..80),
+        (Just(METADATA), 0usize..224),
+        (Just(ITEMS), 0usize..260),
+        (Just(BAT), 0usize..32),
+        (Just(BAT + 8 * 4096), 0usize..8),
+        (prop::sample::select(vec![MIB - 2 * SECTOR, SECTOR, 3 * SECTOR]), (0usize..128))
+            .prop_map(|(at, by)| (LOG + at, by)),
+    ];
+    let flips = prop::collection::vec((place, any::<u8>()), 1..5);
+    let cut = prop::option::weighted(0.1, 0..8 * MIB);
+    (samples, flips, prop::bool::weighted(0.8), cut).prop_map(|(mut image, flips, sealed, cut)| {
+        for ((at, by), byte) in flips {
+            image[at + by] = byte;
+        }
+        image.truncate(cut.unwrap_or(image.len()));
+        if sealed {
+            seal(&mut image);
+        }
+        image
+    })
 }
 
 /// Makes all checksums right that there are: of headers, region tables and log entries.

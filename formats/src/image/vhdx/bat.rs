@@ -155,7 +155,10 @@ impl Bat {
                 );
             }
             state => {
-                return wrong(format!("{value:#x}, state {state}"), "a state that the specification has");
+                return wrong(
+                    format!("{value:#x}, state {state}"),
+                    "the state must be one that the specification has",
+                );
             }
         };
         if self.regions.overlap(&(host..host.saturating_add(self.block_bytes()))) {

@@ -183,7 +183,7 @@ impl Ring<'_> {
             }
             crc = crc32c::crc32c_append(crc, &sector);
             if number < entry.descriptor_sectors() {
-                for bytes in entry.descriptors_in(&sector, number) {
+                for (_, bytes) in entry.descriptors_in(&sector, number) {
                     match Descriptor::parse(bytes, entry.sequence_number) {
                         None => return Ok(false),
                         Some(Descriptor::Data { .. }) => data_sectors += 1,
@@ -235,19 +235,15 @@ impl Ring<'_> {
         for number in 0..entry.descriptor_sectors() {
             let sector_at = entry.at + number * SECTOR;
             let sector = self.sector(sector_at)?;
-            for bytes in entry.descriptors_in(&sector, number) {
+            for (index, bytes) in entry.descriptors_in(&sector, number) {
+                let at = self.offset(sector_at) + (index * DESCRIPTOR_BYTES) as u64;
                 let Some(descriptor) = Descriptor::parse(bytes, entry.sequence_number) else {
-                    return Err(malformed(
-                        self.offset(sector_at),
-                        "log",
-                        "changing while it is read",
-                        "a file at rest",
-                    ));
+                    return Err(malformed(at, "log descriptor", "changing", "a file that keeps still"));
                 };
                 if !shadow.holds(descriptor.range()) {
-                    let found = format!("for {:?}", descriptor.range());
-                    let wanted = format!("a change within the file, which has {} bytes", shadow.size_bytes());
-                    return Err(malformed(self.offset(sector_at), "log descriptor", found, wanted));
+                    let found = format!("for bytes {:?} of the file", descriptor.range());
+                    let wanted = format!("bytes that it has, of which there are {}", shadow.size_bytes());
+                    return Err(malformed(at, "log descriptor", found, wanted));
                 }
                 match descriptor {
                     Descriptor::Zero { range } => shadow.zero(range)?,
@@ -275,18 +271,18 @@ impl Entry {
         (HEADER_BYTES as u64 + self.descriptors * DESCRIPTOR_BYTES as u64).div_ceil(SECTOR)
     }
 
-    /// The descriptors in its sector with that number.
+    /// The descriptors in its sector with that number, each with its place there, in descriptors.
     fn descriptors_in<'a>(
         &self,
         sector: &'a [u8; SECTOR as usize],
         number: u64,
-    ) -> impl Iterator<Item = &'a [u8; DESCRIPTOR_BYTES]> + use<'a> {
+    ) -> impl Iterator<Item = (usize, &'a [u8; DESCRIPTOR_BYTES])> + use<'a> {
         // The header takes the place of two.
         let header = (HEADER_BYTES / DESCRIPTOR_BYTES) as u64;
         let before = number * (SECTOR / DESCRIPTOR_BYTES as u64);
         let left = (self.descriptors + header).saturating_sub(before);
         let skip = if number == 0 { header } else { 0 };
-        sector.as_chunks().0.iter().take(left as usize).skip(skip as usize)
+        sector.as_chunks().0.iter().enumerate().take(left as usize).skip(skip as usize)
     }
 }
 
