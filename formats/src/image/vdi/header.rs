@@ -35,7 +35,7 @@ const PARENT_MODIFICATION_UUID: usize = 440;
 
 pub(super) const VERSION_1_1: u32 = 0x0001_0001;
 /// Size of the header without the pre-header, which are the first 72 bytes, and without the logical geometry.
-pub(super) const LEAST_HEADER_SIZE: u32 = 384;
+const LEAST_HEADER_SIZE: u32 = 384;
 
 pub(super) const DYNAMIC: u32 = 1;
 const FIXED: u32 = 2;
@@ -46,7 +46,7 @@ const KNOWN_FLAGS: u32 = 0x301;
 /// VirtualBox's bounds for images that it did not make.
 const BLOCK_BYTES: Range<u64> = 128 << 10..(128 << 20) + 1;
 /// Ours: the map is kept in memory, where it needs 16 MiB then. A disk of 4 TiB in blocks of 1 MiB has as many.
-const MOST_BLOCKS: u64 = 4 << 20;
+pub(super) const MOST_BLOCKS: u64 = 4 << 20;
 
 /// What a checked header says.
 #[derive(Debug)]

@@ -15,6 +15,9 @@
 
 mod blocks;
 mod header;
+mod write;
+
+pub(super) use write::write;
 
 use super::chain::{Opened, Surroundings};
 use super::mapped::MappedDisk;

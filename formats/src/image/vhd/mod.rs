@@ -19,6 +19,9 @@ mod blocks;
 mod fields;
 mod footer;
 mod header;
+mod write;
+
+pub(super) use write::{write_dynamic, write_fixed};
 
 use super::chain::{Identity, Opened, Surroundings};
 use super::mapped::MappedDisk;

@@ -25,7 +25,7 @@ pub(super) use compress::{Compressor, Recipe};
 pub(super) use output::Output;
 pub(super) use units::{Packing, is_zero};
 
-use super::{Format, VmdkAdapter, qcow2, raw, vmdk};
+use super::{Format, VmdkAdapter, qcow2, raw, vdi, vhd, vmdk};
 use crate::{Disk, ReadError};
 
 /// What a disk is written as.
@@ -40,6 +40,12 @@ pub enum Target {
     VmdkSparse(VmdkAdapter),
     /// VMware's for transport, compressed: streamOptimized.
     VmdkStream(VmdkAdapter),
+    /// Virtual PC's and Hyper-V's: the disk's bytes and a footer. Disks of up to 2040 GiB.
+    VhdFixed,
+    /// Virtual PC's and Hyper-V's, growing. Disks of up to 2040 GiB.
+    VhdDynamic,
+    /// VirtualBox's, growing. Disks of up to 4 TiB.
+    Vdi,
 }
 
 /// How the clusters of a qcow2 image are compressed, each on its own.
@@ -136,6 +142,9 @@ pub fn write(
     let job = Job { disk, options, progress };
     let file_bytes = match target {
         Target::Raw => raw::write(&job, &out)?,
+        Target::VhdFixed => vhd::write_fixed(&job, &out)?,
+        Target::VhdDynamic => vhd::write_dynamic(&job, &out)?,
+        Target::Vdi => vdi::write(&job, &out)?,
         Target::Qcow2(compression) => qcow2::write(&job, compression, &out)?,
         Target::VmdkSparse(adapter) => vmdk::write_sparse(&job, adapter, &out)?,
         Target::VmdkStream(adapter) => vmdk::write_stream(&job, adapter, &out)?,
@@ -149,6 +158,8 @@ impl Target {
     pub const fn format(self) -> Format {
         match self {
             Target::Raw => Format::Raw,
+            Target::VhdFixed | Target::VhdDynamic => Format::Vhd,
+            Target::Vdi => Format::Vdi,
             Target::Qcow2(_) => Format::Qcow2,
             Target::VmdkSparse(_) | Target::VmdkStream(_) => Format::Vmdk,
         }
