@@ -12,6 +12,7 @@
 mod firewall;
 mod section;
 mod units;
+mod write;
 
 use std::path::{Component, Path, PathBuf};
 
@@ -25,6 +26,8 @@ use appliance::{
 };
 use formats::image::Format;
 use toml::de::DeTable;
+
+pub use write::{Remarks, Subject, Unwritable};
 
 use section::{Item, Places, Section, Text};
 

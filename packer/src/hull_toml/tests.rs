@@ -6,7 +6,7 @@
 use super::*;
 
 /// The example of the design, whole.
-const EXAMPLE: &str = r#"
+pub(super) const EXAMPLE: &str = r#"
 [appliance]
 name = "web"
 version = "1.4.0"
