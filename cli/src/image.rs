@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use packer::import::ImageOptions;
 use packer::{Format, ImageFiles, OpenImageError, open_image};
 
 use crate::error::{CommandError, Exit};
@@ -25,6 +26,16 @@ pub(crate) struct ImageArgs {
 }
 
 impl ImageArgs {
+    /// As an import takes them.
+    pub(crate) fn options(&self) -> ImageOptions<'_> {
+        ImageOptions { format: self.format, backing: &self.backing, parts: self.parts.as_deref() }
+    }
+
+    /// The largest disk that is accepted, in bytes.
+    pub(crate) fn max_size_bytes(&self) -> u64 {
+        self.max_size.saturating_mul(1 << 30)
+    }
+
     /// Opens `image` as a disk.
     pub(crate) fn open(&self, image: &Path) -> Result<packer::Image, CommandError> {
         let files = ImageFiles {
@@ -32,7 +43,7 @@ impl ImageArgs {
             format: self.format,
             backing: &self.backing,
             parts: self.parts.as_deref(),
-            max_size_bytes: self.max_size.saturating_mul(1 << 30),
+            max_size_bytes: self.max_size_bytes(),
         };
         Ok(open_image(&files)?)
     }

@@ -26,9 +26,6 @@ pub(crate) struct PackingArgs {
     /// Also write the appliance to this file, as an OCI archive
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The largest disk that is accepted, in GiB
-    #[arg(long, value_name = "GIB", default_value_t = 64 << 10)]
-    max_size: u64,
 }
 
 /// Refuses a reference that no new appliance can be given.
@@ -43,11 +40,6 @@ pub(crate) fn check_tag(reference: &Reference) -> Result<(), CommandError> {
 }
 
 impl PackingArgs {
-    /// The largest disk that is accepted, in bytes.
-    pub(crate) fn max_disk_bytes(&self) -> u64 {
-        self.max_size.saturating_mul(1 << 30)
-    }
-
     /// Packs `appliance` into `store`, which the caller holds, and gives it the name `reference`.
     pub(crate) fn pack(
         &self,
@@ -59,7 +51,7 @@ impl PackingArgs {
         let request = PackRequest { base: self.base(store, reference)?, options: PackOptions::default() };
         let bar = Bar::new();
         let packed = appliance.pack(&request, store, &bar);
-        bar.0.finish_and_clear();
+        bar.finish();
         let packed = packed?;
         report(&packed, start);
         if let Some(output) = &self.output {
@@ -119,21 +111,26 @@ fn report(packed: &Packed, start: Instant) {
 }
 
 /// What to do about an image that cannot be read.
-const IMAGES: &str =
+pub(crate) const IMAGES: &str =
     "docs/hull-toml.md says which images are read; do not give a stranger's to tools that guess";
 /// What to do about a disk that is larger than was accepted.
-const LARGER: &str = "`--max-size` accepts larger disks";
+pub(crate) const LARGER: &str = "`--max-size` accepts larger disks";
 
 /// A bar for each disk in turn.
-struct Bar(ProgressBar);
+pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
     /// On stderr, where that is a terminal.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         let style = "{prefix} {bar:30} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}";
         bar.set_style(ProgressStyle::with_template(style).expect("the template is right"));
         Self(bar)
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(&self) {
+        self.0.finish_and_clear();
     }
 }
 

@@ -6,6 +6,7 @@ pub mod disks;
 mod folder;
 pub mod hull_toml;
 mod image;
+pub mod import;
 mod pack;
 mod parts;
 

@@ -3,6 +3,7 @@
 mod completions;
 mod console;
 mod images;
+mod import;
 mod inspect;
 mod kill;
 mod login;
@@ -50,6 +51,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Pack(pack::PackArgs),
+    Import(Box<import::ImportArgs>),
     Inspect(inspect::InspectArgs),
     Images(images::ImagesArgs),
     Tag(tag::TagArgs),
@@ -79,6 +81,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<ExitCode, Comma
     let done = |()| ExitCode::SUCCESS;
     match command {
         Command::Pack(args) => pack::run(context, &args).map(done),
+        Command::Import(args) => import::run(context, &args).map(done),
         Command::Inspect(args) => inspect::run(context, &args).map(done),
         Command::Images(args) => images::run(context, &args).map(done),
         Command::Tag(args) => tag::run(context, &args).map(done),

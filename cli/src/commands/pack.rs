@@ -22,13 +22,17 @@ pub(crate) struct PackArgs {
     reference: Reference,
     #[command(flatten)]
     packing: PackingArgs,
+    /// The largest disk that is accepted, in GiB
+    #[arg(long, value_name = "GIB", default_value_t = 64 << 10)]
+    max_size: u64,
 }
 
 pub(crate) fn run(context: &Context, args: &PackArgs) -> Result<(), CommandError> {
     check_tag(&args.reference)?;
     let store = context.store()?;
     let _hold = store.hold()?;
-    let OpenedFolder { appliance, left_out } = open_folder(&args.source, args.packing.max_disk_bytes())?;
+    let OpenedFolder { appliance, left_out } =
+        open_folder(&args.source, args.max_size.saturating_mul(1 << 30))?;
     for (disk, what) in left_out {
         text::say(format_args!("Not packed: {what} of disk {disk}."));
     }

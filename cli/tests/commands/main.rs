@@ -9,6 +9,7 @@ mod bad_input;
 mod drill;
 mod exchange;
 mod help;
+mod import;
 mod nbd;
 mod pack;
 mod run;

@@ -16,6 +16,11 @@ use rustix::io::Errno;
 use super::Refusal;
 use crate::{ReadError, Run, RunKind};
 
+/// Copied before progress is told again.
+const MOST_COPIED_AT_ONCE: u64 = 64 << 20;
+/// Copied at a time where the kernel cannot do it.
+const COPY_BYTES: usize = 1 << 20;
+
 /// The bytes of an image: a file or block device, a member of an archive, or an image that was cut into parts.
 #[derive(Debug, Clone)]
 pub struct Source {
@@ -107,6 +112,50 @@ impl Source {
             let (now, later) = rest.split_at_mut(here as usize);
             piece.file.read_exact_at(now, piece.file_offset + within)?;
             (rest, at) = (later, at + here);
+        }
+        Ok(())
+    }
+
+    /// Copies all of it to `out`, a file that has nothing in it yet. Holes stay holes, and where the file system can
+    /// share the blocks, nothing is moved. Tells `progress` how many bytes are done.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading and writing the files.
+    pub fn copy_to(&self, out: &File, progress: &dyn Fn(u64)) -> io::Result<()> {
+        out.set_len(self.size_bytes)?;
+        let mut at = 0;
+        while at < self.size_bytes {
+            let end = self.size_bytes.min(at + MOST_COPIED_AT_ONCE);
+            let run = self.run(at, end).map_err(io::Error::other)?;
+            if run.kind == RunKind::Data {
+                self.copy_run(at, run.len, out)?;
+            }
+            at += run.len;
+            progress(at);
+        }
+        Ok(())
+    }
+
+    /// Copies `len` bytes from `at` on, which lie in one piece.
+    fn copy_run(&self, at: u64, len: u64, out: &File) -> io::Result<()> {
+        let piece = self.piece_at(at);
+        let mut from = piece.file_offset + (at - piece.at);
+        let (mut to, end) = (at, at + len);
+        while to < end {
+            let most = usize::try_from(end - to).unwrap_or(usize::MAX);
+            match rustix::fs::copy_file_range(&piece.file, Some(&mut from), out, Some(&mut to), most) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(Errno::INTR) => {}
+                // Between these two files the kernel cannot.
+                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                    let mut buf = vec![0; most.min(COPY_BYTES)];
+                    piece.file.read_exact_at(&mut buf, from)?;
+                    out.write_all_at(&buf, to)?;
+                    (from, to) = (from + buf.len() as u64, to + buf.len() as u64);
+                }
+                Err(errno) => return Err(errno.into()),
+            }
         }
         Ok(())
     }
@@ -257,6 +306,22 @@ mod tests {
         assert!(all.window(4..6).is_none());
         assert!(all.read_exact_at(&mut [0; 2], 4).is_err());
         assert!(all.read_exact_at(&mut [0; 1], u64::MAX).is_err());
+    }
+
+    #[test]
+    fn a_copy_has_the_same_bytes_and_the_same_holes() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"begin").unwrap();
+        file.set_len(8 << 20).unwrap();
+        file.write_all_at(b"end", (8 << 20) - 3).unwrap();
+        let all = Source::concat([source(b"abc"), Source::new(file).unwrap().window(2..8 << 20).unwrap()]);
+        let copy = tempfile::tempfile().unwrap();
+        let done = std::sync::atomic::AtomicU64::new(0);
+        all.copy_to(&copy, &|bytes| done.store(bytes, std::sync::atomic::Ordering::Relaxed)).unwrap();
+        assert_eq!(done.into_inner(), all.size_bytes());
+        use std::os::unix::fs::MetadataExt as _;
+        assert!(copy.metadata().unwrap().blocks() * 512 < 1 << 20, "the hole was filled");
+        assert_eq!(content(&Source::new(copy).unwrap()), content(&all));
     }
 
     #[test]

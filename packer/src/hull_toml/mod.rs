@@ -27,6 +27,7 @@ use appliance::{
 use formats::image::Format;
 use toml::de::DeTable;
 
+pub use units::size as parse_size;
 pub use write::{Remarks, Subject, Unwritable};
 
 use section::{Item, Places, Section, Text};

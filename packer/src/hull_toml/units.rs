@@ -11,8 +11,9 @@ pub(super) const START_PERIOD: &str = "a time such as \"0s\", \"30s\" or \"2m\",
 /// What [`guest_url`] accepts.
 pub(super) const GUEST_URL: &str = "a port and path of the guest such as \"http://:80/healthz\"";
 
-/// A size in bytes: a whole number with B, KiB, MiB, GiB, TiB (powers of 1024) or kB, MB, GB, TB.
-pub(super) fn size(text: &str) -> Option<u64> {
+/// A size in bytes: a whole number with B, KiB, MiB, GiB, TiB (powers of 1024) or kB, MB, GB, TB, in whole sectors
+/// of 512 bytes; `None` for anything else.
+pub fn size(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let factor: u64 = match unit.trim_start() {

@@ -53,6 +53,13 @@ impl Remarks {
         let line: String = line.to_string().chars().flat_map(plain).collect();
         self.0.entry(subject).or_default().push(line);
     }
+
+    /// Adds the lines of `others` below those that are here.
+    pub fn append(&mut self, others: Remarks) {
+        for (subject, lines) in others.0 {
+            self.0.entry(subject).or_default().extend(lines);
+        }
+    }
 }
 
 fn plain(c: char) -> Box<dyn Iterator<Item = char>> {

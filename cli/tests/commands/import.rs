@@ -1,0 +1,205 @@
+//! `import`: what other platforms made, packed at once or written down as a folder to go on from.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::disks::{boot, convert, create, cut, noise};
+use crate::support::{Host, files, installed};
+
+/// The config of the appliance `reference`, without what hangs on its name and history.
+#[track_caller]
+fn config(host: &Host, reference: &str) -> Value {
+    let mut config = host.json(&format!("inspect --json {reference}"))["platforms"][0]["config"].take();
+    config.as_object_mut().unwrap().remove("parent");
+    config
+}
+
+/// The digests of the disk indexes of the appliance `reference`.
+#[track_caller]
+fn disks(host: &Host, reference: &str) -> Value {
+    host.json(&format!("inspect --json {reference}"))["platforms"][0]["disks"].take()
+}
+
+/// `file` is imported at once and by way of a folder, and comes to the same. Returns what was said.
+#[track_caller]
+fn check_both_ways(host: &Host, file: &str) -> String {
+    let done = host.run(&format!("import {file} -t at-once:1"));
+    done.ok();
+    assert!(done.stderr.contains("FIREWALL: deny all"), "{}", done.stderr);
+    assert_eq!(host.ok(&format!("import {file} --init folder")), "folder");
+    host.ok("pack folder -t by-folder:1 --no-base");
+    assert_eq!(config(host, "by-folder:1"), config(host, "at-once:1"), "{file}");
+    assert_eq!(disks(host, "by-folder:1"), disks(host, "at-once:1"), "{file}");
+    let policy =
+        |reference| host.json(&format!("inspect --json {reference}"))["platforms"][0]["policy"].take();
+    assert_eq!(policy("by-folder:1"), policy("at-once:1"), "{file}");
+    done.stderr
+}
+
+/// `arguments` are refused with `code` and `words`, and nothing is left behind.
+#[track_caller]
+fn check_refused(host: &Host, arguments: &str, code: i32, words: &[&str]) {
+    let before = files(host.folder());
+    host.run(&format!("import {arguments} -t bad:1")).fails(code, words);
+    host.run(&format!("import {arguments} --init bad")).fails(code, words);
+    let mut after = files(host.folder());
+    after.retain(|path| path != host.home());
+    assert_eq!(after.iter().filter(|path| !before.contains(path)).count(), 0, "{after:?}");
+    assert!(host.references().is_empty());
+    assert!(host.half_written().is_empty());
+}
+
+#[test]
+fn a_disk_of_every_format_is_a_machine() {
+    if !installed(&["qemu-img"]) {
+        return;
+    }
+    let formats = [
+        ("raw", "-O raw", "virtio"),
+        ("qcow2", "-O qcow2", "virtio"),
+        ("vmdk", "-O vmdk -o subformat=streamOptimized", "compat"),
+        ("vdi", "-O vdi", "compat"),
+        ("vpc", "-O vpc -o force_size=on", "compat"),
+    ];
+    for (name, options, devices) in formats {
+        let host = Host::new();
+        let raw = host.folder().join("disk");
+        fs::write(&raw, noise(1, 1 << 20)).unwrap();
+        convert(&raw, options, &format!("Web Server.{name}").replace(' ', "_"));
+        let said = check_both_ways(&host, &format!("Web_Server.{name}"));
+        assert!(said.contains("nothing says how much the guest needs"), "{said}");
+        let config = config(&host, "at-once:1");
+        assert_eq!((&config["name"], &config["version"]), (&"web-server".into(), &"1.0".into()));
+        let machine = &config["machines"][0];
+        assert_eq!(machine["devices"], devices, "{name}");
+        assert_eq!(machine["disks"][0]["sizeBytes"], 8 << 20, "{name}");
+        assert_eq!(machine["nics"].to_string(), r#"[{"name":"eth0"}]"#);
+        // The folder has the image itself.
+        let image =
+            files(&host.folder().join("folder")).into_iter().find(|path| !path.ends_with("hull.toml"));
+        let original = host.folder().join(format!("Web_Server.{name}"));
+        assert_eq!(fs::read(image.unwrap()).unwrap(), fs::read(original).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn a_person_overrules_what_is_assumed() {
+    let host = Host::new();
+    fs::write(host.folder().join("a.raw"), boot()).unwrap();
+    let wishes =
+        "--name shop --version 2.1 --vcpus 4 --memory 3GiB --firmware uefi --devices compat --arch arm64";
+    let done = host.run(&format!("import a.raw -t shop:2 --json {wishes}"));
+    let result: Value = serde_json::from_str(&done.ok()).unwrap();
+    assert_eq!(result["reference"], "shop:2");
+    assert_eq!(result["kind"], "a raw disk image");
+    assert_eq!(result["notices"].to_string(), "[]");
+    assert_eq!(host.references().len(), 1);
+    let config = &result["config"];
+    assert_eq!((&config["name"], &config["version"]), (&"shop".into(), &"2.1".into()));
+    let machine = &config["machines"][0];
+    let found = ["name", "arch", "firmware", "devices"].map(|key| machine[key].as_str().unwrap());
+    assert_eq!(found, ["shop", "arm64", "uefi", "compat"]);
+    assert_eq!((machine["vcpus"].as_u64(), machine["memoryBytes"].as_u64()), (Some(4), Some(3 << 30)));
+}
+
+#[test]
+fn images_of_several_files_are_handed_over_whole() {
+    if !installed(&["qemu-img"]) {
+        return;
+    }
+    let host = Host::new();
+    let raw = host.folder().join("base.img");
+    fs::write(&raw, noise(1, 1 << 20)).unwrap();
+    create(host.folder(), "-q -f qcow2 -b base.img -F raw day-1 8M");
+    create(host.folder(), "-q -f qcow2 -b day-1 -F qcow2 day-2 8M");
+    host.run("import day-2 -t web:1").fails(1, &["day-2", "backing"]);
+    host.run("import base.img --backing base.img -t web:1").fails(1, &["base.img", "raw"]);
+    check_both_ways(&host, "day-2 --backing day-1 --backing base.img");
+    host.ok("import base.img -t alone:1 --name day-2");
+    assert_eq!(disks(&host, "alone:1"), disks(&host, "at-once:1"));
+
+    // By an author's own hull.toml too.
+    let toml = "[appliance]\nname = \"day-2\"\nversion = \"1.0\"\n[machine]\nmemory = \"1GiB\"\n[[disk]]\nname = \"root\"\n\
+                source = \"day-2\"\nbacking = [\"day-1\", \"base.img\"]\n";
+    fs::write(host.folder().join("hull.toml"), toml).unwrap();
+    host.ok("pack . -t of-author:1");
+    assert_eq!(disks(&host, "of-author:1"), disks(&host, "at-once:1"));
+}
+
+#[test]
+fn a_raw_disk_that_looks_like_something_else_is_read_as_it_is_told() {
+    let host = Host::new();
+    let mut disk = noise(1, 1 << 20);
+    disk[..4].copy_from_slice(b"QFI\xfb");
+    fs::write(host.folder().join("disk"), &disk).unwrap();
+    host.run("import disk -t web:1").fails(1, &["qcow2", "version"]);
+    check_both_ways(&host, "disk --format raw");
+    let toml = fs::read_to_string(host.folder().join("folder/hull.toml")).unwrap();
+    assert!(toml.contains("format = \"raw\""), "{toml}");
+}
+
+#[test]
+fn what_an_image_holds_besides_is_said() {
+    if !installed(&["qemu-img"]) {
+        return;
+    }
+    let host = Host::new();
+    let raw = host.folder().join("disk");
+    fs::write(&raw, noise(1, 1 << 20)).unwrap();
+    let image = convert(&raw, "-O qcow2", "a.qcow2");
+    let mut snapshot = std::process::Command::new("qemu-img");
+    assert!(snapshot.args(["snapshot", "-c", "before"]).arg(&image).status().unwrap().success());
+    let said = check_both_ways(&host, "a.qcow2");
+    assert!(said.contains("left out of disk root: 1 internal snapshot"), "{said}");
+    let packed = host.run("pack folder -t again:1");
+    assert!(packed.stderr.contains("1 internal snapshot of disk root"), "{}", packed.stderr);
+}
+
+#[test]
+fn files_that_are_nothing_to_import_leave_nothing_behind() {
+    let host = Host::new();
+    let at = |name: &str| host.folder().join(name);
+    fs::write(at("small.qcow2"), b"QFI\xfb").unwrap();
+    fs::File::create(at("large")).and_then(|file| file.set_len(2 << 30)).unwrap();
+    fs::create_dir(at("empty")).unwrap();
+    check_refused(&host, "missing", 4, &["missing", "No such file"]);
+    check_refused(&host, "small.qcow2", 1, &["small.qcow2", "qcow2"]);
+    check_refused(&host, "large --max-size 1", 1, &["2147483648", "--max-size"]);
+    check_refused(&host, "large --backing missing", 4, &["missing"]);
+    check_refused(&host, "large --parts missing", 4, &["missing"]);
+    check_refused(&host, "large --name Web!", 2, &["Web!", "lower-case"]);
+    check_refused(&host, "large --memory 12", 2, &["12", "2GiB"]);
+    check_refused(&host, "large --format qed", 2, &["qed", "qcow2"]);
+    check_refused(&host, "large --arch arm64 --firmware bios", 2, &["BIOS", "--firmware"]);
+    host.run("import large").fails(2, &["--tag", "--init"]);
+    host.run("import large -t a:1 --init b").fails(2, &["--tag", "--init"]);
+    host.run("import large --init b --no-base").fails(2, &["--init", "--no-base"]);
+}
+
+#[test]
+fn a_folder_is_written_whole_or_not_at_all() {
+    let host = Host::new();
+    let at = |name: &str| host.folder().join(name);
+    fs::write(at("a.raw"), noise(1, 1 << 20)).unwrap();
+    fs::create_dir(at("occupied")).unwrap();
+    fs::write(at("occupied/mine"), "mine").unwrap();
+    let occupied = ["is there already", "nothing in this one was touched"];
+    host.run("import a.raw --init occupied").fails(2, &occupied);
+    host.run("import a.raw --init a.raw").fails(2, &occupied);
+    host.run("import a.raw --init nowhere/folder").fails(1, &["nowhere", "No such file"]);
+    assert_eq!(files(&at("occupied")), [at("occupied/mine")]);
+    fs::create_dir(at("empty")).unwrap();
+    host.ok("import a.raw --init empty");
+    assert!(at("empty/hull.toml").is_file());
+    let mut names: Vec<_> = files(host.folder());
+    names.sort();
+    assert_eq!(names, ["a.raw", "empty", "hull", "occupied"].map(at));
+    // Nothing of it is too large for the folder's owner to read or change.
+    let mode =
+        |path: &Path| std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).unwrap().permissions());
+    assert_eq!(mode(&at("empty/root.img")) & 0o600, 0o600);
+    cut(&at("empty/root.img"), 4096);
+    host.ok("pack empty -t cut:1");
+}
