@@ -11,6 +11,7 @@ mod error;
 mod model;
 mod names;
 mod read;
+mod write;
 mod xml;
 
 pub use error::{Doubt, OvfError, OvfWriteError, Warning};
@@ -21,3 +22,4 @@ pub use model::{
     SettingKind, Start, VirtualDisk, VirtualSystem,
 };
 pub use read::parse;
+pub use write::write;

@@ -14,9 +14,10 @@ pub struct Descriptor {
     pub disks: Vec<VirtualDisk>,
     /// The networks that NICs name (`NetworkSection`).
     pub networks: Vec<Network>,
-    /// The configurations that a deployer may choose from (`DeploymentOptionSection`).
+    /// The configurations that a deployer may choose from (`DeploymentOptionSection`). Never written: what is
+    /// written is one of them.
     pub options: Vec<DeploymentOption>,
-    /// The configuration that all else here is for; `None` where the descriptor offers none.
+    /// The configuration that all else here is for; `None` where the descriptor offers none. Never written.
     pub configuration: Option<String>,
     /// What holds the machines together; `None` where one machine stands alone.
     pub collection: Option<Collection>,
@@ -148,7 +149,7 @@ pub struct VirtualSystem {
     pub eulas: Vec<String>,
     /// The machine itself.
     pub hardware: Hardware,
-    /// When it starts among the machines of its collection.
+    /// When it starts among the machines of its collection. Written only where there is one.
     pub start: Option<Start>,
     /// Sections of the machine that are not understood, `vbox:Machine` among them.
     pub foreign: Vec<ForeignSection>,

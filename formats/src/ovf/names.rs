@@ -20,6 +20,8 @@ pub(super) const SASD: &str =
 pub(super) const VMW: &str = "http://www.vmware.com/schema/ovf";
 /// VirtualBox's machine settings.
 pub(super) const VBOX: &str = "http://www.virtualbox.org/ovf/machine";
+/// Texts in other languages, in some descriptors.
+pub(super) const STRINGS: &str = "http://schemas.dmtf.org/ovf/strings/1";
 /// XML Schema's attributes in documents.
 pub(super) const XSI: &str = "http://www.w3.org/2001/XMLSchema-instance";
 
@@ -30,6 +32,7 @@ pub(super) fn is_ovf(namespace: &str) -> bool {
     namespace.is_empty()
         || versions.is_some_and(|version| matches!(version.trim_end_matches('/'), "1" | "2"))
         || namespace == "http://www.vmware.com/schema/ovf/1/envelope"
+        || namespace == STRINGS
 }
 
 /// Whether oVirt wrote the envelope.

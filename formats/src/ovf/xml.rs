@@ -29,7 +29,7 @@ const MOST_NAMESPACES: usize = 32;
 const MOST_NAMESPACE_BYTES: usize = 512;
 const MOST_NAME_BYTES: usize = 256;
 /// One run of text, or one attribute's value.
-const MOST_TEXT_BYTES: usize = 1 << 20;
+const MOST_TEXT_BYTES: usize = 4 << 20;
 
 const XML_NAMESPACE: &str = "http://www.w3.org/XML/1998/namespace";
 
@@ -141,7 +141,7 @@ pub(super) struct Element<'d> {
 }
 
 /// The namespaces that prefixes stand for which real descriptors use without declaring them.
-const KNOWN_PREFIXES: [(&str, &str); 7] = [
+const KNOWN_PREFIXES: [(&str, &str); 8] = [
     ("ovf", super::names::ENVELOPE),
     ("rasd", super::names::RASD),
     ("vssd", super::names::VSSD),
@@ -149,6 +149,7 @@ const KNOWN_PREFIXES: [(&str, &str); 7] = [
     ("vmw", super::names::VMW),
     ("vbox", super::names::VBOX),
     ("xsi", super::names::XSI),
+    ("ovfstr", super::names::STRINGS),
 ];
 
 impl<'t> Document<'t> {

@@ -35,7 +35,10 @@ impl Reading {
         element: &Element<'_>,
         kept: &mut Vec<ForeignSection>,
     ) -> Result<(), OvfError> {
-        let name = element.name().to_owned();
+        let name = match section_name(element) {
+            name if name.is_empty() => element.name().to_owned(),
+            name => name.into_owned(),
+        };
         if must_be_understood(element) {
             let Some(reason) = harmless(element) else {
                 let found = match element.namespace() {

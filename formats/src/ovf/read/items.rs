@@ -92,15 +92,15 @@ impl Reading {
             rank: self.rank(element)?,
         };
         for child in element.children() {
-            let Some(text) = trimmed(&child) else { continue };
+            let text = trimmed(&child).unwrap_or_default();
             if names::is_vmware(child.namespace()) && child.name() == "CoresPerSocket" {
                 item.cores_per_socket = Some(text);
             } else if !names::is_cim(child.namespace()) {
-                continue;
+                check_not_required(&child)?;
             } else if child.name() == "ResourceSubType" {
                 let words = text.split(|c: char| c.is_whitespace() || c == ',');
                 item.sub_types.extend(words.filter(|word| !word.is_empty()).take(16).map(str::to_owned));
-            } else {
+            } else if !text.is_empty() {
                 let name = if child.name() == "InstanceId" { "InstanceID" } else { child.name() };
                 item.texts.entry(name).or_insert(text);
             }
@@ -473,6 +473,17 @@ impl Item<'_> {
             refused: "the machine requires a device that is not known here; where it may be missing, the item says ovf:required=\"false\"",
         }
     }
+}
+
+/// An item's element that is not understood must say that it need not be; VMware's settings and storage policies do not matter.
+fn check_not_required(element: &Element<'_>) -> Result<(), OvfError> {
+    let is_setting = matches!(element.name(), "Config" | "ExtraConfig" | "StorageGroup")
+        && names::is_vmware(element.namespace());
+    if is_setting || !is_required(element) {
+        return Ok(());
+    }
+    let found = format!("{} of {}", quoted(element.name()), quoted(element.namespace()));
+    Err(OvfError::RequiredSection { offset: element.offset(), found })
 }
 
 /// A MAC address as `00:50:56:00:00:01`, with hyphens, or without anything between.

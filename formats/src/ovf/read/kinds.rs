@@ -8,7 +8,7 @@
 use super::super::model::{ControllerKind, DriveKind, NicKind};
 
 /// CIM's `ResourceType`, as far as it is understood.
-pub(super) mod resource {
+pub(in crate::ovf) mod resource {
     pub(in crate::ovf) const OTHER: u16 = 1;
     pub(in crate::ovf) const PROCESSOR: u16 = 3;
     pub(in crate::ovf) const MEMORY: u16 = 4;

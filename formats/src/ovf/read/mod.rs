@@ -14,6 +14,8 @@ mod sections;
 mod systems;
 mod units;
 
+pub(super) use kinds::resource;
+
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -103,12 +105,15 @@ impl Reading {
         let mut descriptor = Descriptor { options, configuration, ..Descriptor::default() };
         let mut content = Vec::new();
         let mut disks = Vec::new();
+        let mut eulas = Vec::new();
         for element in root.children() {
             match section_name(&element).as_ref() {
                 "References" => descriptor.files = self.files(&element)?,
                 "DiskSection" => disks.push(element),
                 "NetworkSection" => self.networks(&element, &mut descriptor.networks)?,
                 "VirtualSystem" | "VirtualSystemCollection" => content.push(element),
+                // In OVF 0.9.
+                "EulaSection" => eulas.extend(self.child_message(&element, "License")),
                 "DeploymentOptionSection" | "Strings" => {}
                 _ => self.keep(&element, &mut descriptor.foreign)?,
             }
@@ -119,6 +124,11 @@ impl Reading {
         }
         if let Some(content) = content.first() {
             self.content(content, &mut descriptor)?;
+        }
+        match (&mut descriptor.collection, descriptor.systems.first_mut()) {
+            (Some(collection), _) => collection.eulas.extend(eulas),
+            (None, Some(system)) => system.eulas.extend(eulas),
+            (None, None) => {}
         }
         for section in &disks {
             self.disks(section, &mut descriptor)?;

@@ -42,8 +42,13 @@ impl Reading {
             if chunk_bytes == Some(0) {
                 return Err(malformed(&element, &field(&element, "chunkSize"), "0", "at least one byte"));
             }
-            let (href, size_bytes) =
-                (required_attribute(&element, "href")?, number_attribute(&element, "size")?);
+            let href = required_attribute(&element, "href")?;
+            let size = attribute(&element, "size");
+            let size_bytes = size.as_deref().and_then(number);
+            if let Some(found) = size.filter(|_| size_bytes.is_none()) {
+                let found = found.into_owned();
+                self.warn(&element, Doubt::PassedOver { field: "ovf:size of File", found })?;
+            }
             files.push(FileReference { id, href, size_bytes, compression, chunk_bytes });
         }
         Ok(files)

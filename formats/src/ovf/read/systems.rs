@@ -31,18 +31,21 @@ impl Reading {
         descriptor: &mut Descriptor,
     ) -> Result<(), OvfError> {
         let mut pending = vec![Pending { element: *root, orders: Vec::new(), start: None }];
+        // VMware gives a collection the id of one of its machines.
         let mut ids = HashSet::new();
+        let mut collection_ids = HashSet::new();
         let mut orders = Vec::new();
         while let Some(next) = pending.pop() {
             let id = required_attribute(&next.element, "id")?;
-            check_new(&next.element, &mut ids, "ovf:id of a machine or collection", &id)?;
             if section_name(&next.element) == "VirtualSystem" {
                 check_count(&next.element, descriptor.systems.len(), "machines")?;
+                check_new(&next.element, &mut ids, "ovf:id of VirtualSystem", &id)?;
                 let system = self.system(&next.element, id)?;
                 descriptor.systems.push(VirtualSystem { start: next.start, ..system });
                 orders.push(next.orders);
                 continue;
             }
+            check_new(&next.element, &mut collection_ids, "ovf:id of VirtualSystemCollection", &id)?;
             let collection =
                 descriptor.collection.get_or_insert_with(|| Collection { id, ..Collection::default() });
             let mut inside = self.collection(&next, collection)?;
