@@ -84,6 +84,15 @@ pub enum ReadError {
         /// The digest in the index, page or manifest.
         wanted: String,
     },
+    /// One of the files that the image was cut into cannot be read.
+    #[error("cannot read its part `{}`", name.escape_debug())]
+    Part {
+        /// The part's name, as it stands in the image.
+        name: String,
+        /// The reason.
+        #[source]
+        reason: Box<ReadError>,
+    },
     /// The file, or whoever fetches ranges, failed.
     #[error("cannot read {what}")]
     Io {

@@ -6,6 +6,10 @@ use super::{Format, Image, ImageRequest, Layer, LeftOut, Limits, OpenError, Part
 use super::{Source, detect, qcow2, raw, vdi, vhd, vhdx, vmdk};
 use crate::Disk;
 
+/// What is said of an image whose parent the caller has not handed over.
+pub(super) const WITHOUT_PARENT: &str =
+    "the image is a difference to another one: give that with `--backing FILE`";
+
 /// A read goes down the chain by as many calls, and each image keeps its own tables in memory.
 const LONGEST_CHAIN: usize = 256;
 

@@ -1,10 +1,10 @@
 //! What kind of image a file is, by its magic.
 //!
 //! The rule, in order; the first that holds decides:
-//! 1. A magic of a format that is read here: `QFI\xfb` (qcow2), `KDMV` (VMDK), `conectix` (VHD) or `vhdxfile` (VHDX)
-//!    at byte 0, `\x7f\x10\xda\xbe` (VDI) at byte 64.
-//! 2. A magic of another image format, of a VMDK in several files, or of an archive or compressed
-//!    file: refused, for it would otherwise be taken for a raw disk full of noise.
+//! 1. A magic of a format that is read here: `QFI\xfb` (qcow2), `KDMV` or the line `# Disk DescriptorFile` (VMDK), `conectix`
+//!    (VHD) or `vhdxfile` (VHDX) at byte 0, `\x7f\x10\xda\xbe` (VDI) at byte 64.
+//! 2. A magic of another image format, or of an archive or compressed file: refused, for it would otherwise be taken
+//!    for a raw disk full of noise.
 //! 3. `conectix` 512 bytes before the end of the file, or 511 where its length is one less than a multiple of 512:
 //!    VHD. A fixed VHD has nothing else.
 //! 4. Anything else is raw, the empty file too.
@@ -24,7 +24,7 @@ pub enum Format {
     Raw,
     /// QEMU's copy-on-write format, version 2 or 3.
     Qcow2,
-    /// VMware's, as a single sparse file: streamOptimized or monolithicSparse.
+    /// VMware's, in one sparse file or a descriptor file with others.
     Vmdk,
     /// Virtual PC's, also Hyper-V's and Azure's: fixed, dynamic or differencing. QEMU calls it `vpc`.
     Vhd,
@@ -36,7 +36,8 @@ pub enum Format {
 
 impl Format {
     /// Every one of them.
-    pub const ALL: &[Format] = &[Format::Raw, Format::Qcow2, Format::Vmdk, Format::Vhd, Format::Vdi];
+    pub const ALL: &[Format] =
+        &[Format::Raw, Format::Qcow2, Format::Vmdk, Format::Vhd, Format::Vdi, Format::Vhdx];
 
     /// The name that messages use, which is also QEMU's, but for VHD.
     pub const fn name(self) -> &'static str {
@@ -81,7 +82,7 @@ fn from_sectors(first: &[u8], last: &[u8], size_bytes: u64) -> Result<Format, Re
     if first.starts_with(qcow2::MAGIC) {
         return Ok(Format::Qcow2);
     }
-    if first.starts_with(vmdk::MAGIC) {
+    if first.starts_with(vmdk::MAGIC) || vmdk::is_descriptor_file(first) {
         return Ok(Format::Vmdk);
     }
     if first.starts_with(vhd::COOKIE) {
@@ -113,7 +114,6 @@ const OTHER_MAGICS: &[(usize, &[u8], &str, &str)] = &[
     (0, b"WithoutFreeSpace", "a Parallels image", CONVERT),
     (0, b"WithouFreSpacExt", "a Parallels image", CONVERT),
     (0, b"COWD", "a VMDK extent of the old ESX kind", CONVERT),
-    (0, b"# Disk DescriptorFile", "a VMDK descriptor whose data lies in other files", vmdk::MAKE_ONE_FILE),
     (257, b"ustar", "a tar archive, perhaps an OVA", UNPACK),
     (0, b"PK\x03\x04", "a zip archive", UNPACK),
     (0, b"\x1f\x8b\x08", "a file compressed with gzip", UNPACK),

@@ -79,7 +79,7 @@ pub enum Refusal {
         /// How many are opened.
         most: usize,
     },
-    /// A file that the image was cut into is missing, or is not what the image says.
+    /// A file that the image was cut into is not what the image says.
     #[error("its part `{}` cannot be used", name.escape_debug())]
     Part {
         /// The part's name, as it stands in the image.
@@ -87,6 +87,12 @@ pub enum Refusal {
         /// What stands in the way.
         #[source]
         reason: Box<Refusal>,
+    },
+    /// A file that the image was cut into is not there.
+    #[error("its part `{}` is missing from the files that were handed over", name.escape_debug())]
+    MissingPart {
+        /// The part's name, as it stands in the image.
+        name: String,
     },
     /// Not a thing that holds bytes at offsets.
     #[error("this is {found}; wanted a regular file or a block device")]

@@ -20,6 +20,7 @@
 
 mod cache;
 mod chain;
+mod concat;
 mod decompress;
 mod detect;
 mod error;

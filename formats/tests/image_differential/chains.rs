@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use formats::image::{self, ImageRequest, Layer};
+use formats::image::{self, ImageRequest, Layer, Parts};
 
 use super::{
     LIMITS, Qcow2Options, Random, compare_disk, make_qcow2, make_raw, repeated, run, source, text, write_some,
@@ -12,16 +12,22 @@ use super::{
 fn qcow2_chains_read_as_qemu_reads_them() {
     repeated("chains of qcow2", 30, |folder, random| {
         let layers = make_chain(folder, random);
-        compare_chain(&layers, "qcow2", folder, random);
+        compare_chain(&layers, "qcow2", None, folder, random);
     });
 }
 
 /// Opens `layers`, the image first, and compares.
 #[track_caller]
-pub(super) fn compare_chain(layers: &[PathBuf], format: &str, folder: &Path, random: &mut Random) {
+pub(super) fn compare_chain(
+    layers: &[PathBuf],
+    format: &str,
+    parts: Option<&dyn Parts>,
+    folder: &Path,
+    random: &mut Random,
+) {
     let layer = |path: &PathBuf| Layer { source: source(path), name: "image", format: None };
     let backing = layers[1..].iter().map(layer).collect();
-    let request = ImageRequest { layer: layer(&layers[0]), backing, parts: None, limits: LIMITS };
+    let request = ImageRequest { layer: layer(&layers[0]), backing, parts, limits: LIMITS };
     let disk = image::open(request).unwrap().disk;
     compare_disk(disk.as_ref(), &layers[0], format, folder, random);
 }

@@ -5,6 +5,7 @@
 pub(crate) mod vdi;
 pub(crate) mod vhd;
 pub(crate) mod vhdx;
+pub(crate) mod vmdk_streams;
 
 use std::fs::File;
 use std::io::Write;
@@ -178,4 +179,34 @@ pub(crate) fn with_footer(mut image: Vec<u8>) -> Vec<u8> {
     put(&mut marker, 0, &1u64.to_le_bytes());
     put(&mut marker, 12, &3u32.to_le_bytes());
     [image, marker.to_vec(), footer, vec![0; 512]].concat()
+}
+
+/// A sparse extent as disks in several files have them, without a descriptor: grains of 4 KiB, `sectors` of them
+/// in use, and what it shows where `stored` grains have content of their own.
+///
+/// ```text
+/// sector 0 header   1 grain directory   2 grain table   6 the stored grains
+/// ```
+pub(crate) fn vmdk_extent(sectors: u64, stored: &[u32], seed: u8) -> (Vec<u8>, Vec<u8>) {
+    let mut image = vec![0; 6 * 512 + stored.len() * GRAIN_BYTES];
+    put(&mut image, 0, b"KDMV");
+    put(&mut image, 4, &1u32.to_le_bytes());
+    put(&mut image, 8, &3u32.to_le_bytes());
+    put(&mut image, 12, &sectors.to_le_bytes());
+    put(&mut image, 20, &8u64.to_le_bytes());
+    put(&mut image, 44, &512u32.to_le_bytes());
+    put(&mut image, 56, &1u64.to_le_bytes());
+    put(&mut image, 64, &6u64.to_le_bytes());
+    put(&mut image, 73, b"\n \r\n");
+    put(&mut image, 512, &2u32.to_le_bytes());
+    let mut disk = vec![0; sectors.next_multiple_of(8) as usize * 512];
+    for (index, &grain) in stored.iter().enumerate() {
+        let sector = 6 + index * GRAIN_BYTES / 512;
+        put(&mut image, 1024 + grain as usize * 4, &(sector as u32).to_le_bytes());
+        let content = content(seed + index as u8, GRAIN_BYTES);
+        put(&mut image, sector * 512, &content);
+        put(&mut disk, grain as usize * GRAIN_BYTES, &content);
+    }
+    disk.truncate(sectors as usize * 512);
+    (image, disk)
 }

@@ -21,7 +21,7 @@ mod write;
 
 pub(super) use write::write;
 
-use super::chain::{Opened, Surroundings};
+use super::chain::{Opened, Surroundings, WITHOUT_PARENT};
 use super::decompress::{Decompressed, Decompressor};
 use super::mapped::{Extent, Map, MappedDisk, Unit};
 use super::source::Source;
@@ -31,8 +31,6 @@ use header::{Header, unsupported};
 use mapping::Mapping;
 
 pub(super) const MAGIC: &[u8] = b"QFI\xfb";
-
-const WITHOUT_PARENT: &str = "the image is a difference to another one: give that with `--backing FILE`";
 
 /// A qcow2 disk: its clusters' places, and the means to decompress them.
 #[derive(Debug)]

@@ -17,7 +17,8 @@ use super::{SECTOR, corrupt, malformed};
 use crate::ReadError;
 
 const TABLE_BYTES: u64 = ENTRIES_PER_TABLE * 4;
-const TABLE_CACHE_BYTES: u64 = 8 << 20;
+/// For one disk, however many extents it has.
+pub(super) const TABLE_CACHE_BYTES: u64 = 8 << 20;
 const DIRECTORY_PIECE_BYTES: usize = 64 << 10;
 
 /// A grain table entry for a grain of zeros, where the header's flags allow it.
@@ -37,7 +38,7 @@ pub(super) struct Grains {
 }
 
 impl Grains {
-    pub(super) fn load(file: &Source, header: Header) -> Result<Self, Refusal> {
+    pub(super) fn load(file: &Source, header: Header, table_cache_bytes: u64) -> Result<Self, Refusal> {
         let Range { start, end } = header.directory;
         let count = (end - start) / 4;
         let mut directory = Vec::with_capacity(count as usize);
@@ -53,7 +54,7 @@ impl Grains {
             }
             at += piece_bytes as u64;
         }
-        let tables = SlotCache::new(TABLE_CACHE_BYTES, TABLE_BYTES, count);
+        let tables = SlotCache::new(table_cache_bytes, TABLE_BYTES, count);
         Ok(Grains { header, directory, tables })
     }
 

@@ -35,7 +35,7 @@ pub(super) const ENTRIES_PER_TABLE: u64 = 512;
 /// In sectors. The specification's least, and twice what any known writer uses.
 const GRAIN_SECTORS: Range<u64> = 8..4097;
 /// Ours: a grain directory is kept in memory. 64 TiB in grains of 64 KiB need 8 MiB.
-const LARGEST_DIRECTORY_BYTES: u64 = 16 << 20;
+pub(super) const LARGEST_DIRECTORY_BYTES: u64 = 16 << 20;
 /// Ours: the descriptor is kept in memory while it is checked. Writers use 10 KiB.
 const LARGEST_DESCRIPTOR_SECTORS: u64 = 256;
 
@@ -46,7 +46,7 @@ pub(super) struct Header {
     grain_sectors: u64,
     pub(super) has_zero_grains: bool,
     pub(super) compressed: bool,
-    /// In bytes of the file.
+    /// In bytes of the file; empty where there is none.
     pub(super) descriptor: Range<u64>,
     /// In bytes of the file, as large as the disk needs.
     pub(super) directory: Range<u64>,
@@ -59,6 +59,17 @@ impl Header {
 
     pub(super) fn grain_bytes(&self) -> u64 {
         self.grain_sectors * SECTOR
+    }
+
+    /// Whether an extent of so many sectors has as many grains as this one.
+    pub(super) fn has_grains_of(&self, sectors: u64) -> bool {
+        sectors.div_ceil(self.grain_sectors) == self.capacity_sectors.div_ceil(self.grain_sectors)
+    }
+
+    /// The same extent, ending elsewhere in its last grain.
+    pub(super) fn with_size(self, capacity_sectors: u64) -> Self {
+        debug_assert!(self.has_grains_of(capacity_sectors));
+        Header { capacity_sectors, ..self }
     }
 
     /// Bytes of the disk that one grain table describes.
@@ -84,6 +95,7 @@ impl Header {
             return Ok(Header { directory, ..header });
         }
         let footer = load_footer(file)?;
+        footer.check_version_and_flags()?;
         fields.check_same(&footer)?;
         let directory = footer.directory(file, &header)?;
         Ok(Header { directory, ..header })
@@ -95,7 +107,7 @@ const VERSION: usize = 4;
 const FLAGS: usize = 8;
 const CAPACITY: usize = 12;
 const GRAIN_SIZE: usize = 20;
-const DESCRIPTOR_OFFSET: usize = 28;
+pub(super) const DESCRIPTOR_OFFSET: usize = 28;
 const DESCRIPTOR_SIZE: usize = 36;
 const ENTRIES: usize = 44;
 const GD_OFFSET: usize = 56;
@@ -220,13 +232,7 @@ impl Fields {
         let sector = self.u64(DESCRIPTOR_OFFSET);
         let sectors = self.u64(DESCRIPTOR_SIZE);
         if sector == 0 || sectors == 0 {
-            let refused = super::MAKE_ONE_FILE;
-            return Err(unsupported(
-                self.at(DESCRIPTOR_OFFSET),
-                "descriptorOffset",
-                "0, no descriptor",
-                refused,
-            ));
+            return Ok(0..0);
         }
         if sectors > LARGEST_DESCRIPTOR_SECTORS {
             let wanted = format!("at most {LARGEST_DESCRIPTOR_SECTORS} sectors");
@@ -271,15 +277,12 @@ impl Fields {
         }
     }
 
-    /// A footer may differ from its header in where the directories are, and in nothing else.
+    /// A footer may differ from its header in where things are, and in its version; never in what they mean.
     fn check_same(&self, footer: &Fields) -> Result<(), Refusal> {
-        const SAME: [(usize, usize, &str); 8] = [
-            (VERSION, 4, "version in the footer"),
+        const SAME: [(usize, usize, &str); 5] = [
             (FLAGS, 4, "flags in the footer"),
             (CAPACITY, 8, "capacity in the footer"),
             (GRAIN_SIZE, 8, "grainSize in the footer"),
-            (DESCRIPTOR_OFFSET, 8, "descriptorOffset in the footer"),
-            (DESCRIPTOR_SIZE, 8, "descriptorSize in the footer"),
             (ENTRIES, 4, "numGTEsPerGT in the footer"),
             (COMPRESSION, 2, "compressAlgorithm in the footer"),
         ];
@@ -303,51 +306,48 @@ fn little_endian_hex(bytes: &[u8]) -> String {
     bytes.iter().rev().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The file's last sector may be cut off where the marker in it ends.
 fn load_footer(file: &Source) -> Result<Fields, Refusal> {
-    // Header, footer marker, footer, end-of-stream marker.
-    if file.size_bytes() < 4 * SECTOR {
+    let end_of_stream = file.size_bytes().saturating_sub(1) / SECTOR * SECTOR;
+    // Header, footer marker, footer.
+    if end_of_stream < 3 * SECTOR {
         let found = format!("a file of {} bytes", file.size_bytes());
         return Err(malformed(0, "footer", found, "a footer at its end, for gdOffset says so"));
     }
-    let end_of_stream = file.size_bytes() - SECTOR;
-    let marker = end_of_stream - 2 * SECTOR;
     let footer = Fields::load(file, end_of_stream - SECTOR, "footer")?;
-    Marker::FOOTER.check(file, marker, "footer marker")?;
+    Marker::FOOTER.check(file, end_of_stream - 2 * SECTOR, "footer marker")?;
     Marker::END_OF_STREAM.check(file, end_of_stream, "end-of-stream marker")?;
     Ok(footer)
 }
 
-/// A marker: the sectors that follow it, the bytes of a grain, its type.
+/// What a marker that is followed by no grain says: the bytes of a grain, and its type. The sectors that follow it
+/// come before both; not all writers fill them in.
 #[derive(Debug, PartialEq, Eq)]
 struct Marker {
-    sectors: u64,
     size: u32,
     kind: u32,
 }
 
 impl Marker {
-    const FOOTER: Marker = Marker { sectors: 1, size: 0, kind: 3 };
-    const END_OF_STREAM: Marker = Marker { sectors: 0, size: 0, kind: 0 };
+    const FOOTER: Marker = Marker { size: 0, kind: 3 };
+    const END_OF_STREAM: Marker = Marker { size: 0, kind: 0 };
+    const BYTES: u64 = 16;
 
     fn check(&self, file: &Source, at: u64, field: &'static str) -> Result<(), Refusal> {
-        let (mut sectors, mut size, mut kind) = ([0; 8], [0; 4], [0; 4]);
-        file.read(at, &mut sectors)?;
+        if !file.holds(at, Self::BYTES) {
+            let found = format!("cut off after {} bytes", file.size_bytes() - at);
+            return Err(malformed(at, field, found, format!("{} bytes", Self::BYTES)));
+        }
+        let (mut size, mut kind) = ([0; 4], [0; 4]);
         file.read(at + 8, &mut size)?;
         file.read(at + 12, &mut kind)?;
-        let found = Marker {
-            sectors: u64::from_le_bytes(sectors),
-            size: u32::from_le_bytes(size),
-            kind: u32::from_le_bytes(kind),
-        };
-        if found == *self {
-            return Ok(());
-        }
-        Err(malformed(at, field, found, self.to_string()))
+        let found = Marker { size: u32::from_le_bytes(size), kind: u32::from_le_bytes(kind) };
+        if found == *self { Ok(()) } else { Err(malformed(at, field, found, self.to_string())) }
     }
 }
 
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} sectors, size {}, type {}", self.sectors, self.size, self.kind)
+        write!(f, "one of size {}, type {}", self.size, self.kind)
     }
 }

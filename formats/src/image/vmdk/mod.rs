@@ -1,12 +1,14 @@
-//! VMDK images in one sparse file: streamOptimized, as OVAs carry them, and monolithicSparse.
+//! VMDK images: in one sparse file, streamOptimized, as OVAs carry them, and monolithicSparse; and in several, a
+//! descriptor file and the flat or sparse extents that it names. Differences to another VMDK, where that is handed over.
 //!
-//! Read: header or footer, grain directory and tables, stored, zero and compressed grains. The embedded
-//! descriptor is parsed for what it promises (its kind, one extent, no parent); the names in it are
-//! never opened. Refused: flat, split, device and ESX kinds, snapshots of a parent, unknown flags.
-//! The redundant grain directory is left alone, as is the unclean-shutdown mark.
+//! Read: header or footer, grain directory and tables, stored, zero and compressed grains. The descriptor is parsed for
+//! what it promises; the names in it are compared with those of the files handed over and never opened. Refused: the
+//! sparse kinds of ESX, devices of the host, encryption, unknown flags. The redundant grain directory is left
+//! alone, as is the unclean-shutdown mark.
 //!
 //! ```text
-//! header (or footer) -> grain directory (in memory) -> grain tables (cached) -> grain
+//! descriptor file -> extents, end to end: zeros, flat, or sparse:
+//! header (or footer) -> grain directory (in memory) -> grain tables (cached) -> grain, or the parent's content
 //! compressed grain: | first sector on the disk: u64 | bytes: u32 | zlib stream | up to a sector
 //! ```
 //!
@@ -14,6 +16,7 @@
 //! Compressed Sparse Extents"; where it is silent, what QEMU 7.2 writes and accepts.
 
 mod descriptor;
+mod extents;
 mod grains;
 mod header;
 mod write;
@@ -21,18 +24,22 @@ mod write;
 pub use write::{VmdkAdapter, write_stream_optimized};
 pub(super) use write::{write_sparse, write_stream};
 
+use std::ops::Range;
+
 use super::chain::{Opened, Surroundings};
 use super::decompress::{Codec, Decompressed, Decompressor};
 use super::mapped::{Extent, Map, MappedDisk, Unit};
 use super::source::Source;
 use super::{Format, Refusal};
-use crate::ReadError;
+use crate::{Disk, ReadError};
+use descriptor::Descriptor;
 use grains::Grains;
 use header::Header;
 
 pub(super) const MAGIC: &[u8] = b"KDMV";
-pub(super) const MAKE_ONE_FILE: &str = "only streamOptimized and monolithicSparse are read: \
-    have it converted where it was made, with `qemu-img convert -O vmdk`";
+
+const WITHOUT_DESCRIPTOR: &str =
+    "it is one extent of a disk in several files: open the descriptor file, which names all of them";
 
 const SECTOR: u64 = 512;
 
@@ -43,12 +50,40 @@ pub(super) struct VmdkMap {
     decompressor: Decompressor,
 }
 
+/// Whether a file that starts with `start`, its first 512 bytes, is a descriptor file, whose content lies in others.
+pub(super) fn is_descriptor_file(start: &[u8]) -> bool {
+    descriptor::is_descriptor_file(start)
+}
+
 pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened, Refusal> {
+    if is_descriptor_file(&file.start(SECTOR as usize)?) {
+        return extents::open(&file, around);
+    }
     let header = Header::load(&file, around.limits)?;
-    descriptor::check(&file, &header)?;
-    let grains = Grains::load(&file, header)?;
+    let Range { start, end } = header.descriptor;
+    if start == end {
+        let at = header::DESCRIPTOR_OFFSET as u64;
+        return Err(unsupported(at, "descriptorOffset", "0, no descriptor", WITHOUT_DESCRIPTOR));
+    }
+    let mut text = vec![0; (end - start) as usize];
+    file.read(start, &mut text)?;
+    let descriptor = Descriptor::parse(&text, start)?;
+    let sectors = descriptor.check_embedded(&header)?;
+    let parent = descriptor.take_parent(around)?.map(|parent| parent.disk);
+    let disk = sparse_disk(file, header.with_size(sectors), parent, grains::TABLE_CACHE_BYTES)?;
+    Ok(Opened { identity: descriptor.identity(), ..Opened::new(disk) })
+}
+
+/// The disk in one sparse extent.
+fn sparse_disk(
+    file: Source,
+    header: Header,
+    parent: Option<Box<dyn Disk>>,
+    table_cache_bytes: u64,
+) -> Result<MappedDisk<VmdkMap>, Refusal> {
+    let grains = Grains::load(&file, header, table_cache_bytes)?;
     let decompressor = Decompressor::new(Codec::Zlib);
-    Ok(Opened::new(MappedDisk::new(file, VmdkMap { grains, decompressor }, None)))
+    Ok(MappedDisk::new(file, VmdkMap { grains, decompressor }, parent))
 }
 
 impl Map for VmdkMap {
