@@ -46,6 +46,7 @@ pub(super) fn declared_parent(file: &Source, limits: Limits) -> Result<Option<Fo
     };
     let name = match declared.name.as_str() {
         "host_device" => "raw",
+        "vpc" => "vhd",
         name => name,
     };
     match Format::ALL.iter().find(|format| format.name() == name) {
