@@ -188,7 +188,10 @@ fn chains_that_do_not_fit_together_are_refused() {
         &[(&over_backing_file(image.clone(), Some("vmdk")), None), (&base, None)],
         "cannot open below as a disk: vmdk: at byte 0, magic is `\\x07\\x07\\x07\\x07`; wanted `KDMV`",
     );
-    check_refused(&[(&over_backing_file(image.clone(), Some("vpc")), None), (&[0; 512], None)], "vpc");
+    check_refused(
+        &[(&over_backing_file(image.clone(), Some("vpc")), None), (&[0; 512], None)],
+        "cannot open below as a disk: vhd: at byte 0, cookie, as at the end of the file, is `\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00`; wanted `conectix`",
+    );
     check_refused(
         &[(&over_backing_file(image.clone(), Some("lu\x1b[2Jks")), None), (&base, None)],
         "cannot open top as a disk: qcow2: at byte 112, header extension is a backing file of format `lu\\x1b[2Jks`: that format is not read",
