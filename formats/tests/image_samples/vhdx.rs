@@ -8,18 +8,18 @@ use proptest::prelude::*;
 
 use super::put;
 
-const MIB: usize = 1 << 20;
+pub(crate) const MIB: usize = 1 << 20;
 pub(crate) const HEADERS: [usize; 2] = [64 << 10, 128 << 10];
-const REGION_TABLES: [usize; 2] = [192 << 10, 256 << 10];
+pub(crate) const REGION_TABLES: [usize; 2] = [192 << 10, 256 << 10];
 pub(crate) const LOG: usize = MIB;
-const METADATA: usize = 2 * MIB;
+pub(crate) const METADATA: usize = 2 * MIB;
 pub(crate) const ITEMS: usize = METADATA + (64 << 10);
 pub(crate) const BAT: usize = 3 * MIB;
-const BLOCKS: usize = 4 * MIB;
+pub(crate) const BLOCKS: usize = 4 * MIB;
 
 /// Four blocks, the last of which ends after three sectors.
-const DISK_BYTES: usize = 3 * MIB + 3 * 512;
-const SECTOR: usize = 4096;
+pub(crate) const DISK_BYTES: usize = 3 * MIB + 3 * 512;
+pub(crate) const SECTOR: usize = 4096;
 
 pub(crate) const STATE_OF_DISK: [u8; 16] = *b"state of content";
 const LOG_GUID: [u8; 16] = *b"the log's number";
@@ -73,22 +73,35 @@ pub(crate) fn with_log() -> (Vec<u8>, Vec<u8>) {
     put(&mut image, BAT, &[0xee; 8]);
     image[BAT + 8..BAT + SECTOR].fill(0x07);
 
-    let len = image.len() as u64;
     let last = MIB - 2 * SECTOR;
     let stale = [Change::Data(BLOCKS, vec![0x55; SECTOR])];
-    put_log_entry(&mut image, 3 * SECTOR, &LogEntry::of(5, 3 * SECTOR, len, &stale));
-    put_log_entry(&mut image, 5 * SECTOR, &LogEntry::of(6, 0, len, &stale));
     let first = [Change::Data(BAT, older), Change::Data(BLOCKS, vec![0x77; SECTOR])];
-    put_log_entry(&mut image, last, &LogEntry::of(41, last, len, &first));
     let second = [Change::Data(BAT, table), Change::Zero(BLOCKS, SECTOR)];
-    put_log_entry(&mut image, SECTOR, &LogEntry::of(42, last, len, &second));
-    put_log_entry(&mut image, 3 * SECTOR, &LogEntry::of(43, last, len, &[]));
-    for header in HEADERS {
-        put(&mut image, header + 48, &LOG_GUID);
+    let entries = [
+        (3 * SECTOR, LogEntry::new(5, 3 * SECTOR, &stale)),
+        (5 * SECTOR, LogEntry::new(6, 0, &stale)),
+        (last, LogEntry::new(41, last, &first)),
+        (SECTOR, LogEntry::new(42, last, &second)),
+        (LAST_ENTRY - LOG, LogEntry::new(43, last, &[])),
+    ];
+    for (at, entry) in &entries {
+        put_log_entry(&mut image, *at, entry);
     }
-    seal(&mut image);
+    use_log(&mut image, MIB);
     disk[..SECTOR].fill(0);
     (image, disk)
+}
+
+/// Where the last entry of [`with_log`]'s sequence is; nothing is changed by it.
+pub(crate) const LAST_ENTRY: usize = LOG + 3 * SECTOR;
+
+/// Makes the headers say that the log has `len` bytes and holds something.
+pub(crate) fn use_log(image: &mut [u8], len: usize) {
+    for header in HEADERS {
+        put(image, header + 48, &LOG_GUID);
+        put(image, header + 68, &(len as u32).to_le_bytes());
+    }
+    seal(image);
 }
 
 /// A difference to [`dynamic`] and the disk that both make: of block 0, sectors 2 and 9 to 100 are its own; block 1
@@ -141,7 +154,7 @@ pub(crate) fn damaged() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Makes all checksums right that there are: of headers, region tables and log entries.
+/// Makes the checksums right of headers, region tables and the entries of a log of 1 MiB in its usual place.
 pub(crate) fn seal(image: &mut [u8]) {
     for header in HEADERS {
         seal_range(image, header, SECTOR);
@@ -230,32 +243,33 @@ fn locator(linkage: &str, path: &str) -> Vec<u8> {
 }
 
 /// What a descriptor of the log does to the file.
-enum Change {
+pub(crate) enum Change {
     Data(usize, Vec<u8>),
     Zero(usize, usize),
 }
 
-struct LogEntry<'a> {
-    number: u64,
-    tail: usize,
-    file_bytes: u64,
-    changes: &'a [Change],
+/// An entry of the log: its number, the position of the oldest that is needed with it, the file's length.
+pub(crate) struct LogEntry<'a> {
+    pub(crate) number: u64,
+    pub(crate) tail: usize,
+    pub(crate) file_bytes: u64,
+    pub(crate) changes: &'a [Change],
 }
 
 impl<'a> LogEntry<'a> {
-    fn of(number: u64, tail: usize, file_bytes: u64, changes: &'a [Change]) -> Self {
-        LogEntry { number, tail, file_bytes, changes }
+    pub(crate) fn new(number: u64, tail: usize, changes: &'a [Change]) -> Self {
+        LogEntry { number, tail, file_bytes: 4 << 20, changes }
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let mut entry = vec![0; SECTOR];
+        let mut entry = vec![0; (64 + 32 * self.changes.len()).next_multiple_of(SECTOR)];
         let number = self.number.to_le_bytes();
         put(&mut entry, 0, b"loge");
         put(&mut entry, 12, &(self.tail as u32).to_le_bytes());
         put(&mut entry, 16, &number);
         put(&mut entry, 24, &(self.changes.len() as u32).to_le_bytes());
         put(&mut entry, 32, &LOG_GUID);
-        put(&mut entry, 48, &self.file_bytes.to_le_bytes());
+        put(&mut entry, 48, &(4u64 << 20).to_le_bytes());
         put(&mut entry, 56, &self.file_bytes.to_le_bytes());
         for (index, change) in self.changes.iter().enumerate() {
             let at = 64 + 32 * index;
@@ -281,12 +295,28 @@ impl<'a> LogEntry<'a> {
         }
         let len = entry.len() as u32;
         put(&mut entry, 8, &len.to_le_bytes());
+        let crc = crc32c::crc32c(&entry);
+        put(&mut entry, 4, &crc.to_le_bytes());
         entry
     }
 }
 
-/// Puts an entry at byte `at` of the log, from whose end it goes on at its start.
-fn put_log_entry(image: &mut [u8], at: usize, entry: &LogEntry<'_>) {
+/// Puts a log in use, with nothing in it but `entry`, at the end of the file.
+pub(crate) fn append_log(image: &mut Vec<u8>, entry: &LogEntry<'_>) {
+    let entry = entry.bytes();
+    let at = image.len().next_multiple_of(MIB);
+    image.resize(at, 0);
+    image.extend(&entry);
+    image.resize(image.len().next_multiple_of(MIB), 0);
+    for header in HEADERS {
+        put(image, header + 72, &(at as u64).to_le_bytes());
+    }
+    let len = image.len() - at;
+    use_log(image, len);
+}
+
+/// Puts an entry at byte `at` of a log of 1 MiB, from whose end it goes on at its start.
+pub(crate) fn put_log_entry(image: &mut [u8], at: usize, entry: &LogEntry<'_>) {
     for (index, sector) in entry.bytes().chunks(SECTOR).enumerate() {
         put(image, LOG + (at + index * SECTOR) % MIB, sector);
     }

@@ -5,7 +5,7 @@
 
 mod write;
 
-pub(super) use write::write;
+pub(super) use write::{BLOCK_BYTES, find_data, write};
 
 use super::source::Source;
 use super::{Format, Limits, Refusal};

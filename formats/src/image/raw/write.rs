@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::image::write::{ImageWriteError, Job, Output, is_zero};
 
 /// What file systems give and keep at a time.
-const BLOCK_BYTES: usize = 4096;
+pub(in crate::image) const BLOCK_BYTES: usize = 4096;
 
 pub(in crate::image) fn write(job: &Job<'_>, out: &Output) -> Result<u64, ImageWriteError> {
     let size_bytes = job.disk.size_bytes();
@@ -27,7 +27,7 @@ pub(in crate::image) fn write(job: &Job<'_>, out: &Output) -> Result<u64, ImageW
 }
 
 /// The stretches of blocks that are not zero.
-fn find_data(content: &[u8], found: &mut Vec<Range<usize>>) {
+pub(in crate::image) fn find_data(content: &[u8], found: &mut Vec<Range<usize>>) {
     found.clear();
     for (number, block) in content.chunks_exact(BLOCK_BYTES).enumerate() {
         if is_zero(block) {

@@ -18,13 +18,17 @@ use super::regions::Regions;
 use super::{MIB, corrupt, malformed};
 use crate::ReadError;
 
-const ENTRY_BYTES: u64 = 8;
+pub(super) const ENTRY_BYTES: u64 = 8;
 const ENTRIES_PER_PAGE: u64 = 8192;
 const BAT_CACHE_BYTES: u64 = 8 << 20;
 
 const STATE: u64 = 0b111;
 const OFFSET: u64 = !(MIB - 1);
 const RESERVED: u64 = !(STATE | OFFSET);
+
+/// States that are written too.
+pub(super) const ZERO: u64 = 2;
+pub(super) const FULLY_PRESENT: u64 = 6;
 
 /// Bytes of the sector bitmap that are read at once.
 const BITMAP_PAGE_BYTES: u64 = 4096;
@@ -36,7 +40,6 @@ const BITMAP_PRESENT: u64 = 6;
 pub(super) struct Bat {
     metadata: Metadata,
     regions: Regions,
-    blocks_per_chunk: u64,
     /// By their numbers.
     pages: SlotCache<[u64]>,
     /// By their offsets in the file, in pages.
@@ -64,7 +67,6 @@ impl Bat {
         }
         let pages = metadata.bat_entries().div_ceil(ENTRIES_PER_PAGE);
         Ok(Bat {
-            blocks_per_chunk: metadata.blocks_per_chunk(),
             metadata,
             regions,
             pages: SlotCache::new(BAT_CACHE_BYTES, ENTRIES_PER_PAGE * ENTRY_BYTES, pages),
@@ -83,7 +85,7 @@ impl Bat {
     /// As [`Map::extent`](super::super::mapped::Map::extent). An extent ends where its page of entries does.
     pub(super) fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
         let number = offset / self.block_bytes();
-        let entry = self.entry_of_block(number);
+        let entry = self.metadata.entry_of_block(number);
         let page_number = entry / ENTRIES_PER_PAGE;
         let page = self.page(file, page_number)?;
         let block = self.block(file, number, entry, &page)?;
@@ -94,7 +96,7 @@ impl Bat {
         }
         let mut extent = Extent { len: self.visible_bytes(number) - within, place: place(block, within) };
         for next in number + 1.. {
-            let entry = self.entry_of_block(next);
+            let entry = self.metadata.entry_of_block(next);
             if extent.len >= most || entry / ENTRIES_PER_PAGE != page_number {
                 break;
             }
@@ -106,11 +108,6 @@ impl Bat {
             extent.len += whole.len;
         }
         Ok(Extent { len: extent.len.min(most), ..extent })
-    }
-
-    /// The number of the entry for a block.
-    fn entry_of_block(&self, number: u64) -> u64 {
-        number + number / self.blocks_per_chunk
     }
 
     /// The bytes of a block that are on the disk, which the last one may reach past.
@@ -145,8 +142,8 @@ impl Bat {
         let block = match value & STATE {
             0 if has_parent => return Ok(Block::Inherited),
             // Not present, undefined, zero, unmapped, and what version 0.95 of the specification had for unmapped.
-            0 | 1 | 2 | 3 | 5 => return Ok(Block::Zero),
-            6 => Block::Stored(host),
+            0 | 1 | ZERO | 3 | 5 => return Ok(Block::Zero),
+            FULLY_PRESENT => Block::Stored(host),
             7 if has_parent => Block::Partial(host),
             7 => {
                 return wrong(
@@ -183,10 +180,11 @@ impl Bat {
         within: u64,
     ) -> Result<Extent, ReadError> {
         let sector_bytes = self.metadata.sector_bytes;
-        let first_sector = (number % self.blocks_per_chunk) * (self.block_bytes() / sector_bytes);
+        let first_sector = (number % self.metadata.blocks_per_chunk()) * (self.block_bytes() / sector_bytes);
         let sector = first_sector + within / sector_bytes;
         let bits_per_page = BITMAP_PAGE_BYTES * 8;
-        let page = self.bitmap_page(file, number / self.blocks_per_chunk, sector / bits_per_page)?;
+        let page =
+            self.bitmap_page(file, number / self.metadata.blocks_per_chunk(), sector / bits_per_page)?;
         let (alike, stored) = alike_bits(&page, (sector % bits_per_page) as usize);
         let end = ((within / sector_bytes + alike) * sector_bytes).min(self.visible_bytes(number));
         let place = if stored { Place::Stored { offset: host + within } } else { Place::Inherited };
@@ -195,7 +193,7 @@ impl Bat {
 
     /// A page of a chunk's sector bitmap.
     fn bitmap_page(&self, file: &Source, chunk: u64, number: u64) -> Result<Arc<[u8]>, ReadError> {
-        let entry = (chunk + 1) * (self.blocks_per_chunk + 1) - 1;
+        let entry = (chunk + 1) * (self.metadata.blocks_per_chunk() + 1) - 1;
         let page = self.page(file, entry / ENTRIES_PER_PAGE)?;
         let value = page[(entry % ENTRIES_PER_PAGE) as usize];
         let wrong = |wanted| {

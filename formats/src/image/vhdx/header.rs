@@ -18,18 +18,19 @@ use super::{MIB, malformed, unsupported};
 /// Headers and region tables lie below; everything else above.
 pub(super) const SECTION_BYTES: u64 = MIB;
 
-const OFFSETS: [u64; 2] = [64 << 10, 128 << 10];
-const HEADER_BYTES: usize = 4096;
-const SIGNATURE: &[u8; 4] = b"head";
+pub(super) const OFFSETS: [u64; 2] = [64 << 10, 128 << 10];
+pub(super) const HEADER_BYTES: usize = 4096;
+pub(super) const SIGNATURE: &[u8; 4] = b"head";
 
 // Where the fields lie in a header.
-const SEQUENCE_NUMBER: usize = 8;
-const DATA_WRITE_GUID: usize = 32;
+pub(super) const SEQUENCE_NUMBER: usize = 8;
+pub(super) const FILE_WRITE_GUID: usize = 16;
+pub(super) const DATA_WRITE_GUID: usize = 32;
 const LOG_GUID: usize = 48;
 const LOG_VERSION: usize = 64;
-const VERSION: usize = 66;
-const LOG_LENGTH: usize = 68;
-const LOG_OFFSET: usize = 72;
+pub(super) const VERSION: usize = 66;
+pub(super) const LOG_LENGTH: usize = 68;
+pub(super) const LOG_OFFSET: usize = 72;
 
 /// What the current header says.
 #[derive(Debug)]

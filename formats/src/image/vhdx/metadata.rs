@@ -13,27 +13,29 @@ use super::guid::Guid;
 use super::sealed::Fields;
 use super::{MIB, malformed, unsupported};
 
-const TABLE_BYTES: usize = 64 << 10;
-const SIGNATURE: &[u8] = b"metadata";
-const HEADER_BYTES: usize = 32;
-const ENTRY_BYTES: usize = 32;
+pub(super) const TABLE_BYTES: usize = 64 << 10;
+pub(super) const SIGNATURE: &[u8] = b"metadata";
+pub(super) const HEADER_BYTES: usize = 32;
+pub(super) const ENTRY_BYTES: usize = 32;
 const MOST_ENTRIES: u16 = 2047;
 const MOST_USER_ENTRIES: usize = 1024;
 
 // Where the fields lie in the table's header and in an entry.
-const ENTRY_COUNT: usize = 10;
-const OFFSET: usize = 16;
-const LENGTH: usize = 20;
-const FLAGS: usize = 24;
+pub(super) const ENTRY_COUNT: usize = 10;
+pub(super) const OFFSET: usize = 16;
+pub(super) const LENGTH: usize = 20;
+pub(super) const FLAGS: usize = 24;
 
 const IS_USER: u32 = 1 << 0;
-const IS_REQUIRED: u32 = 1 << 2;
+/// For writers: the item goes with the disk's content, not with the file.
+pub(super) const IS_VIRTUAL_DISK: u32 = 1 << 1;
+pub(super) const IS_REQUIRED: u32 = 1 << 2;
 
-const FILE_PARAMETERS: Guid = Guid::new(0xcaa16737_fa36_4d43_b3b6_33f0aa44e76b);
-const VIRTUAL_DISK_SIZE: Guid = Guid::new(0x2fa54224_cd1b_4876_b211_5dbed83bf4b8);
-const PAGE_83_DATA: Guid = Guid::new(0xbeca12ab_b2e6_4523_93ef_c309e000c746);
-const LOGICAL_SECTOR_SIZE: Guid = Guid::new(0x8141bf1d_a96f_4709_ba47_f233a8faab5f);
-const PHYSICAL_SECTOR_SIZE: Guid = Guid::new(0xcda348c7_445d_4471_9cc9_e9885251c556);
+pub(super) const FILE_PARAMETERS: Guid = Guid::new(0xcaa16737_fa36_4d43_b3b6_33f0aa44e76b);
+pub(super) const VIRTUAL_DISK_SIZE: Guid = Guid::new(0x2fa54224_cd1b_4876_b211_5dbed83bf4b8);
+pub(super) const PAGE_83_DATA: Guid = Guid::new(0xbeca12ab_b2e6_4523_93ef_c309e000c746);
+pub(super) const LOGICAL_SECTOR_SIZE: Guid = Guid::new(0x8141bf1d_a96f_4709_ba47_f233a8faab5f);
+pub(super) const PHYSICAL_SECTOR_SIZE: Guid = Guid::new(0xcda348c7_445d_4471_9cc9_e9885251c556);
 const PARENT_LOCATOR: Guid = Guid::new(0xa8d35f2d_b30b_454d_abf7_d3d84834ab0c);
 const KNOWN: [Guid; 6] = [
     FILE_PARAMETERS,
@@ -50,7 +52,7 @@ const KNOWN_PARAMETERS: u32 = 0b11;
 
 const BLOCK_BYTES: Range<u64> = MIB..(256 << 20) + 1;
 /// The specification's limit.
-const LARGEST_DISK: u64 = 64 << 40;
+pub(super) const LARGEST_DISK: u64 = 64 << 40;
 /// Sectors of the disk that one block of the sector bitmap describes.
 const SECTORS_PER_CHUNK: u64 = 1 << 23;
 
@@ -100,6 +102,12 @@ impl Metadata {
 
     pub(super) fn blocks(&self) -> u64 {
         self.size_bytes.div_ceil(self.block_bytes)
+    }
+
+    /// The number of the entry for a block in the block allocation table, where one for a sector bitmap follows
+    /// those of each chunk.
+    pub(super) fn entry_of_block(&self, number: u64) -> u64 {
+        number + number / self.blocks_per_chunk()
     }
 
     /// Entries that the block allocation table must have.

@@ -2,9 +2,9 @@
 //!
 //! Read: the current of the two headers, the region table, the metadata, all states of blocks, sectors of 512
 //! and 4096 bytes, sector bitmaps of differences whose parent the caller hands over. A log that was left behind
-//! is replayed in memory; the file is never written. Refused: regions and metadata that are needed and not
+//! is replayed in memory; the file that is read is never written. Refused: regions and metadata that are needed and not
 //! known, tables and blocks outside the file or over one another, logs without a valid sequence of entries.
-//! Blocks may share bytes of the file. Paths in a parent locator are never opened.
+//! Blocks may share bytes of the file. Paths in a parent locator are never opened. Written: dynamic images.
 //!
 //! ```text
 //! header -> log (replayed) -> regions -> metadata -> block allocation table (cached) -> block
@@ -21,6 +21,9 @@ mod parent;
 mod regions;
 mod sealed;
 mod shadow;
+mod write;
+
+pub(super) use write::write;
 
 use super::chain::{Identity, Opened, Surroundings};
 use super::mapped::{Extent, Map, MappedDisk, Unit};

@@ -11,18 +11,18 @@ use super::header::SECTION_BYTES;
 use super::sealed::{self, Fields};
 use super::{MIB, malformed, unsupported};
 
-const OFFSETS: [u64; 2] = [192 << 10, 256 << 10];
-const TABLE_BYTES: usize = 64 << 10;
-const SIGNATURE: &[u8; 4] = b"regi";
-const HEADER_BYTES: usize = 16;
-const ENTRY_BYTES: usize = 32;
+pub(super) const OFFSETS: [u64; 2] = [192 << 10, 256 << 10];
+pub(super) const TABLE_BYTES: usize = 64 << 10;
+pub(super) const SIGNATURE: &[u8; 4] = b"regi";
+pub(super) const HEADER_BYTES: usize = 16;
+pub(super) const ENTRY_BYTES: usize = 32;
 const MOST_ENTRIES: u32 = 2047;
 
 // Where the fields lie in the table's header and in an entry.
-const ENTRY_COUNT: usize = 8;
-const FILE_OFFSET: usize = 16;
-const LENGTH: usize = 24;
-const REQUIRED: usize = 28;
+pub(super) const ENTRY_COUNT: usize = 8;
+pub(super) const FILE_OFFSET: usize = 16;
+pub(super) const LENGTH: usize = 24;
+pub(super) const REQUIRED: usize = 28;
 
 pub(super) const BAT: Guid = Guid::new(0x2dc27766_f623_4200_9d64_115e9bfd4a08);
 pub(super) const METADATA: Guid = Guid::new(0x8b7ca206_4790_4b9a_b8fe_575f050f886e);

@@ -25,7 +25,7 @@ pub(super) use compress::{Compressor, Recipe};
 pub(super) use output::Output;
 pub(super) use units::{Packing, is_zero};
 
-use super::{Format, VmdkAdapter, qcow2, raw, vdi, vhd, vmdk};
+use super::{Format, VmdkAdapter, qcow2, raw, vdi, vhd, vhdx, vmdk};
 use crate::{Disk, ReadError};
 
 /// What a disk is written as.
@@ -46,6 +46,8 @@ pub enum Target {
     VhdDynamic,
     /// VirtualBox's, growing. Disks of up to 4 TiB.
     Vdi,
+    /// Hyper-V's newer one, growing. Disks of up to 64 TiB.
+    Vhdx,
 }
 
 /// How the clusters of a qcow2 image are compressed, each on its own.
@@ -148,6 +150,7 @@ pub fn write(
         Target::Qcow2(compression) => qcow2::write(&job, compression, &out)?,
         Target::VmdkSparse(adapter) => vmdk::write_sparse(&job, adapter, &out)?,
         Target::VmdkStream(adapter) => vmdk::write_stream(&job, adapter, &out)?,
+        Target::Vhdx => vhdx::write(&job, &out)?,
     };
     progress(disk.size_bytes());
     Ok(file_bytes)
@@ -162,6 +165,7 @@ impl Target {
             Target::Vdi => Format::Vdi,
             Target::Qcow2(_) => Format::Qcow2,
             Target::VmdkSparse(_) | Target::VmdkStream(_) => Format::Vmdk,
+            Target::Vhdx => Format::Vhdx,
         }
     }
 }
