@@ -35,10 +35,8 @@ pub(super) struct Parent {
 pub(super) enum Identity {
     /// VMDK: the content identifier.
     Cid(u32),
-    /// VHD and VHDX: a UUID, in the byte order of the file.
+    /// VHD, VHDX and VDI: a UUID, in the byte order of the file.
     Uuid([u8; 16]),
-    /// VDI: the image's UUID and that of its last modification, in the byte order of the file.
-    Vdi { creation: [u8; 16], modification: [u8; 16] },
 }
 
 /// What a format makes of an image.

@@ -4,8 +4,8 @@ use super::{content, put};
 
 const BLOCK_BYTES: usize = 128 << 10;
 
-/// The UUIDs of image and modification.
-pub(crate) const UUIDS: ([u8; 16], [u8; 16]) = ([0xab; 16], [0xcd; 16]);
+/// The UUID of a [`dynamic`] image.
+pub(crate) const UUID: [u8; 16] = [0xab; 16];
 
 /// A dynamic image with blocks of 128 KiB, and its disk.
 ///
@@ -28,8 +28,8 @@ pub(crate) fn dynamic() -> (Vec<u8>, Vec<u8>) {
     put(&mut image, 376, &(BLOCK_BYTES as u32).to_le_bytes());
     put(&mut image, 384, &3u32.to_le_bytes());
     put(&mut image, 388, &1u32.to_le_bytes());
-    put(&mut image, 392, &UUIDS.0);
-    put(&mut image, 408, &UUIDS.1);
+    put(&mut image, 392, &UUID);
+    put(&mut image, 408, &[0xcd; 16]);
     put(&mut image, 512, &[u32::MAX, u32::MAX - 1, 0].map(u32::to_le_bytes).concat());
     put(&mut image, 1024, &content(1, 4096));
 
@@ -38,16 +38,13 @@ pub(crate) fn dynamic() -> (Vec<u8>, Vec<u8>) {
     (image, disk)
 }
 
-/// The [`dynamic`] image as a difference to the one with those UUIDs, and what it makes of that one's disk.
-pub(crate) fn differencing(
-    (creation, modification): ([u8; 16], [u8; 16]),
-    parent_disk: &[u8],
-) -> (Vec<u8>, Vec<u8>) {
+/// The [`dynamic`] image as a difference to the one with the UUID `parent`, and what it makes of that one's disk.
+pub(crate) fn differencing(parent: [u8; 16], parent_disk: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let (mut image, mut disk) = dynamic();
     put(&mut image, 76, &4u32.to_le_bytes());
-    put(&mut image, 392, &[0xdd; 32]);
-    put(&mut image, 424, &creation);
-    put(&mut image, 440, &modification);
+    put(&mut image, 392, &[0xdd; 16]);
+    put(&mut image, 424, &parent);
+    put(&mut image, 440, &[0x11; 16]); // some earlier modification
     let inherited = parent_disk.len().min(BLOCK_BYTES);
     put(&mut disk, 0, &parent_disk[..inherited]);
     (image, disk)

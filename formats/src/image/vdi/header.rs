@@ -31,7 +31,6 @@ pub(super) const BLOCKS_ALLOCATED: usize = 388;
 pub(super) const CREATION_UUID: usize = 392;
 pub(super) const MODIFICATION_UUID: usize = 408;
 const PARENT_UUID: usize = 424;
-const PARENT_MODIFICATION_UUID: usize = 440;
 
 pub(super) const VERSION_1_1: u32 = 0x0001_0001;
 /// Size of the header without the pre-header, which are the first 72 bytes, and without the logical geometry.
@@ -61,9 +60,9 @@ pub(super) struct Header {
     pub(super) map: Range<u64>,
     /// Where block 0 of the file lies.
     pub(super) data_offset: u64,
-    pub(super) identity: Identity,
+    pub(super) uuid: [u8; 16],
     /// The image that this one differs from, if it is a difference.
-    parent: Option<Identity>,
+    parent: Option<[u8; 16]>,
 }
 
 impl Header {
@@ -92,46 +91,36 @@ impl Header {
             blocks,
             map,
             data_offset,
-            identity: fields.state(CREATION_UUID, MODIFICATION_UUID),
+            uuid: fields.array(CREATION_UUID),
             parent,
         })
     }
 
     /// Takes the image that this one differs from, if it differs from one and `parent` is that one.
     pub(super) fn parent_disk(&self, parent: &mut Option<Parent>) -> Result<Option<Box<dyn Disk>>, Refusal> {
-        let Some(claimed) = self.parent else {
+        let Some(wanted) = self.parent else {
             return Ok(None);
         };
         let Some(parent) = parent.take() else {
             let refused = "the image it differs from is needed: name that one with `--backing FILE`";
             return Err(unsupported(IMAGE_TYPE, "u32Type", "4 (differencing)", refused));
         };
-        match (claimed, parent.identity) {
-            (
-                Identity::Vdi { creation, modification },
-                Some(Identity::Vdi { creation: c, modification: m }),
-            ) => {
-                check_uuid(PARENT_UUID, "uuidLinkage", creation, c)?;
-                // An image without it is one whose writer did not keep it.
-                if modification != [0; 16] {
-                    check_uuid(PARENT_MODIFICATION_UUID, "uuidParentModify", modification, m)?;
-                }
-                Ok(Some(parent.disk))
+        match parent.identity {
+            Some(Identity::Uuid(uuid)) if uuid == wanted => Ok(Some(parent.disk)),
+            Some(Identity::Uuid(uuid)) => {
+                let backing = format!("{}, the UUID of the backing file", text(uuid));
+                Err(malformed(PARENT_UUID, "uuidLinkage", text(wanted), backing))
             }
             _ => {
-                let refused = "it differs from a VDI image, and the backing file is none";
-                Err(unsupported(IMAGE_TYPE, "u32Type", "4 (differencing)", refused))
+                let backing = "the UUID of the backing file, but that is no VDI";
+                Err(malformed(PARENT_UUID, "uuidLinkage", text(wanted), backing))
             }
         }
     }
 }
 
-fn check_uuid(at: usize, field: &'static str, found: [u8; 16], backing: [u8; 16]) -> Result<(), Refusal> {
-    if found == backing {
-        return Ok(());
-    }
-    let text = |uuid| format!("{:032x}", u128::from_be_bytes(uuid));
-    Err(malformed(at, field, text(found), format!("{}, as the backing file has it", text(backing))))
+fn text(uuid: [u8; 16]) -> String {
+    format!("{:032x}", u128::from_be_bytes(uuid))
 }
 
 /// The header's fields, each with the checks that need no other.
@@ -146,10 +135,6 @@ impl Fields<'_> {
 
     fn array<const N: usize>(&self, at: usize) -> [u8; N] {
         *self.bytes[at..].first_chunk().expect("all fields lie well inside the header")
-    }
-
-    fn state(&self, creation: usize, modification: usize) -> Identity {
-        Identity::Vdi { creation: self.array(creation), modification: self.array(modification) }
     }
 
     fn check_version(&self) -> Result<(), Refusal> {
@@ -181,15 +166,15 @@ impl Fields<'_> {
     }
 
     /// What the image says it differs from.
-    fn parent(&self) -> Result<Option<Identity>, Refusal> {
-        let named = self.array(PARENT_UUID) != [0; 16];
+    fn parent(&self) -> Result<Option<[u8; 16]>, Refusal> {
+        let parent = self.array(PARENT_UUID);
+        let named = parent != [0; 16];
         match (self.u32(IMAGE_TYPE), named) {
             (DYNAMIC | FIXED, false) => Ok(None),
-            (DIFFERENCING, true) => Ok(Some(self.state(PARENT_UUID, PARENT_MODIFICATION_UUID))),
+            (DIFFERENCING, true) => Ok(Some(parent)),
             (DYNAMIC | FIXED, true) => {
-                let found = format!("{:032x}", u128::from_be_bytes(self.array(PARENT_UUID)));
                 let wanted = "zeros, for the image is not a differencing one";
-                Err(malformed(PARENT_UUID, "uuidLinkage", found, wanted))
+                Err(malformed(PARENT_UUID, "uuidLinkage", text(parent), wanted))
             }
             (DIFFERENCING, false) => {
                 let wanted = "the image that the differencing one differs from";

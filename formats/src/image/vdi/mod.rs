@@ -1,8 +1,9 @@
 //! VDI images, as VirtualBox makes them: dynamic, fixed and differencing, version 1.1.
 //!
 //! Read: the header, the block map, stored, free and zero blocks. A differencing image needs the image that it
-//! differs from, by its two UUIDs: the image's own, and that of its last modification. Geometry, comment and count
-//! of allocated blocks are left alone. Refused: undo images, blocks with extra data, other versions.
+//! differs from, by its UUID. Geometry, comment, count of allocated blocks and the UUIDs of modifications are left
+//! alone: VirtualBox does not look at the latter either, and leaves a wrong one behind where it merges snapshots.
+//! Refused: undo images, blocks with extra data, other versions.
 //!
 //! ```text
 //! | pre-header, header | block map | block | block | ...
@@ -19,7 +20,7 @@ mod write;
 
 pub(super) use write::write;
 
-use super::chain::{Opened, Surroundings};
+use super::chain::{Identity, Opened, Surroundings};
 use super::mapped::MappedDisk;
 use super::source::Source;
 use super::{Format, Refusal};
@@ -36,7 +37,7 @@ pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened
     let header = Header::load(&file, around.limits)?;
     let parent = header.parent_disk(&mut around.parent)?;
     let blocks = Blocks::load(&file, &header)?;
-    let identity = Some(header.identity);
+    let identity = Some(Identity::Uuid(header.uuid));
     Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, blocks, parent)) })
 }
 
