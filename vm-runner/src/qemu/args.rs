@@ -17,7 +17,7 @@ mod attachment;
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, RawFd};
 
-use appliance::{Arch, Devices};
+use appliance::Arch;
 use serde_json::{Value, json};
 
 use self::attachment::Attachment;
@@ -345,7 +345,7 @@ mod tests {
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
 
-    use appliance::{Bus, NicModel};
+    use appliance::{Bus, Devices, NicModel};
 
     use super::*;
 
