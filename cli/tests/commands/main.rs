@@ -6,7 +6,6 @@
 #![expect(clippy::print_stderr, reason = "a test that skips says so")]
 
 mod bad_input;
-mod convert;
 mod drill;
 mod exchange;
 mod help;

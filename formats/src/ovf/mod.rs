@@ -9,6 +9,7 @@
 
 mod certificate;
 mod error;
+mod foreign_text;
 mod manifest;
 mod model;
 mod names;

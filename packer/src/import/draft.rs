@@ -8,7 +8,9 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use appliance::policy::MachinePolicy;
-use appliance::{ApplianceConfig, Arch, Console, Devices, Disk, Firmware, Machine, Nic, Policy, Volume};
+use appliance::{
+    ApplianceConfig, Arch, Console, Devices, Disk, Fault, Firmware, Machine, Nic, Policy, Volume,
+};
 use formats::image::{self, Format, Image, ImageRequest, Layer, Limits, Parts, Source};
 
 use super::notice::{Notice, What};
@@ -32,8 +34,6 @@ pub(super) struct Draft {
     /// A policy of hull's own that was in the file; its machines have the names that those above have.
     pub(super) policy: Option<Policy>,
     pub(super) ovf: Option<Vec<u8>>,
-    /// The files that images cut into several may name.
-    pub(super) parts: Option<Box<dyn Parts>>,
     pub(super) eulas: Vec<String>,
     pub(super) notices: Vec<Notice>,
     pub(super) remarks: Remarks,
@@ -98,15 +98,18 @@ impl Draft {
             machines: Vec::new(),
             policy: None,
             ovf: None,
-            parts: None,
             eulas: Vec::new(),
             notices: Vec::new(),
             remarks: Remarks::default(),
         }
     }
 
-    /// Opens the disks and fills in what was left open.
-    pub(super) fn open(mut self, request: &ImportRequest<'_>) -> Result<Import, ImportError> {
+    /// Opens the disks and fills in what was left open. Images cut into several may name `parts`.
+    pub(super) fn open(
+        mut self,
+        request: &ImportRequest<'_>,
+        parts: Option<&dyn Parts>,
+    ) -> Result<Import, ImportError> {
         // As `hull.toml` has them.
         self.machines.sort_by(|a, b| a.name.cmp(&b.name));
         let mut opened = Opened { notices: self.notices, ..Opened::default() };
@@ -114,7 +117,7 @@ impl Draft {
         for draft in self.machines {
             let first = opened.disks.len();
             for (disk, image) in &draft.disks {
-                opened.open(&draft.name, disk, image, self.parts.as_deref(), request)?;
+                opened.open(&draft.name, disk, image, parts, request)?;
             }
             let boots_from = opened.disks.get(first).map(|disk| &**disk);
             let chosen = draft.choose(boots_from, request)?;
@@ -126,6 +129,8 @@ impl Draft {
         let policy = policy_of(self.policy, &machines);
         let (name, title) = (self.name, self.title);
         let config = ApplianceConfig { format_version: 1, name, version, title, machines, parent: None };
+        let names_others = |fault: Fault<_>| ImportError::Policy { source: Box::new(fault.error) };
+        policy.check_machines(&config).map_err(names_others)?;
         let appliance = Appliance::new(config, policy, opened.disks, self.ovf)?;
         Ok(Import {
             kind: self.kind,

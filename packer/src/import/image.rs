@@ -8,7 +8,7 @@ use formats::image::{self, Format, Parts, Source};
 use rustix::fs::{Mode, OFlags};
 
 use super::draft::{Assumed, Draft, DraftImage, DraftMachine, NamedSource};
-use super::{ImportError, ImportRequest, Kind, names};
+use super::{Import, ImportError, ImportRequest, Kind};
 use crate::FolderParts;
 
 /// A draft of a machine with the disk in `source` alone.
@@ -27,41 +27,37 @@ pub(super) fn draft(source: Source, name: &str, request: &ImportRequest<'_>) -> 
         let source = Source::new(file).map_err(|reason| ImportError::image(&name, reason))?;
         layers.push(NamedSource { source, name });
     }
-    let mut draft = Draft::new(Kind::Image(format), &stem(request.path), request);
-    draft.parts = parts.transpose()?.map(|parts| Box::new(parts) as Box<dyn Parts>);
+    let mut draft = Draft::new(Kind::Image(format), &request.default_name(), request);
     let image = DraftImage { layers, format: request.image.format, said_bytes: None };
     draft.machines.push(alone(&draft.name, image, devices(format)));
-    Ok(draft)
+    let parts = parts.transpose()?;
+    draft.open(request, parts.as_ref().map(|parts| parts as &dyn Parts))
 }
 
 /// A machine with one disk and one NIC, of which nothing else is known but which devices it may have.
-pub(super) fn alone(name: &str, image: DraftImage, devices: (Devices, &'static str)) -> DraftMachine {
+pub(super) fn alone(name: &str, image: DraftImage, devices: Assumed<Devices>) -> DraftMachine {
     let disk = Disk { name: "root".to_owned(), size_bytes: 0, mode: DiskMode::Overlay, bus: None };
+    DraftMachine { disks: vec![(disk, image)], ..with_nic(name, devices) }
+}
+
+/// A machine with one NIC and nothing else.
+pub(super) fn with_nic(name: &str, devices: Assumed<Devices>) -> DraftMachine {
     let nic = Nic { name: "eth0".to_owned(), network: None, model: None };
-    let (devices, why) = devices;
-    DraftMachine {
-        disks: vec![(disk, image)],
-        nics: vec![nic],
-        devices: Assumed { value: devices, why },
-        ..DraftMachine::new(name)
-    }
+    DraftMachine { nics: vec![nic], devices, ..DraftMachine::new(name) }
 }
 
 /// Which devices a guest knows whose disk is in this format.
-pub(super) fn devices(format: Format) -> (Devices, &'static str) {
+fn devices(format: Format) -> Assumed<Devices> {
     match format {
-        Format::Raw | Format::Qcow2 => {
-            (Devices::Virtio, "guests with disks of this format mostly have drivers for virtio")
-        }
-        _ => (Devices::Compat, "a guest with a disk of this format may have no drivers for virtio"),
+        Format::Raw | Format::Qcow2 => Assumed {
+            value: Devices::Virtio,
+            why: "guests with disks of this format mostly have drivers for virtio",
+        },
+        _ => Assumed {
+            value: Devices::Compat,
+            why: "a guest with a disk of this format may have no drivers for virtio",
+        },
     }
-}
-
-/// The name of a file without what comes after its first full stop, as a name for an appliance.
-pub(super) fn stem(path: &Path) -> String {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let stem = name.split('.').find(|part| !part.is_empty()).unwrap_or_default();
-    names::label(stem).unwrap_or_else(|| "imported".to_owned())
 }
 
 /// A pipe is opened without waiting for a writer; [`Source`] refuses it then.

@@ -13,13 +13,18 @@
 //!
 //! What becomes of each thing in an OVF is in `docs/import.md`.
 
+mod archive;
+mod container;
 mod draft;
 mod error;
 mod firmware;
+mod folder;
 mod image;
 mod names;
 mod notice;
+mod ovf;
 mod unpack;
+mod vagrant;
 mod write_folder;
 
 use std::path::{Path, PathBuf};
@@ -30,7 +35,9 @@ use formats::image::{Format, Source};
 use crate::Appliance;
 use crate::hull_toml::Remarks;
 
+pub use container::ContainerImage;
 pub use error::ImportError;
+use unpack::Packing;
 pub use notice::{Notice, What};
 pub use unpack::UnpackError;
 pub use write_folder::WriteFolderError;
@@ -38,8 +45,8 @@ pub use write_folder::WriteFolderError;
 /// What is imported, and how.
 #[derive(Debug, Clone)]
 pub struct ImportRequest<'a> {
-    /// The file, or the folder with an OVF in it.
-    pub path: &'a Path,
+    /// What is imported.
+    pub origin: Origin<'a>,
     /// What may be used for a single disk image besides itself.
     pub image: ImageOptions<'a>,
     /// What is to be otherwise than the file says.
@@ -50,6 +57,20 @@ pub struct ImportRequest<'a> {
     pub max_disk_bytes: u64,
     /// A folder for files without names, which are gone when they are closed.
     pub scratch: &'a Path,
+}
+
+/// Where it is that is imported.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin<'a> {
+    /// A file, or the folder with an OVF package in it.
+    Path(&'a Path),
+    /// A container image that somebody has fetched.
+    Container {
+        /// How messages call it.
+        name: &'a str,
+        /// The image.
+        image: &'a ContainerImage,
+    },
 }
 
 /// What may be used for a single disk image besides itself.
@@ -88,6 +109,14 @@ pub struct Wishes {
 pub enum Kind {
     /// A disk image in this format.
     Image(Format),
+    /// An OVF descriptor with its files beside it.
+    OvfFolder,
+    /// An OVF package in one archive.
+    Ova,
+    /// A box for Vagrant.
+    VagrantBox,
+    /// A container image with a disk for KubeVirt.
+    ContainerDisk,
 }
 
 /// What was imported, ready to be packed or written down.
@@ -119,10 +148,72 @@ struct WholeImage {
 ///
 /// [`ImportError`]. Nothing was written.
 pub fn import(request: &ImportRequest<'_>) -> Result<Import, ImportError> {
-    let file = image::open_file(request.path)?;
-    let name = request.path.display().to_string();
+    let imported = match request.origin {
+        Origin::Container { image, .. } => container::import(image, request)?,
+        Origin::Path(path) if path.is_dir() => folder::import(path, None, request)?,
+        Origin::Path(path) => import_file(path, request)?,
+    };
+    let is_image = matches!(imported.kind, Kind::Image(_));
+    match request.image.first_given().filter(|_| !is_image) {
+        Some(option) => Err(ImportError::NotAnImage { option, found: imported.kind.describe() }),
+        None => Ok(imported),
+    }
+}
+
+fn import_file(path: &Path, request: &ImportRequest<'_>) -> Result<Import, ImportError> {
+    let name = path.display().to_string();
+    let file = image::open_file(path)?;
     let source = Source::new(file).map_err(|reason| ImportError::image(&name, reason))?;
-    image::draft(source, &name, request)?.open(request)
+    // What a person says it is, it is.
+    if request.image.format.is_some() {
+        return image::import(source, &name, request);
+    }
+    let start = start(&source, &name)?;
+    if archive::is_tar(&start) {
+        return archive::import(&source, &name, request);
+    }
+    if folder::is_descriptor(&start) {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        return folder::import(folder.unwrap_or(Path::new(".")), path.file_name(), request);
+    }
+    if Packing::detect(&start) == Some(Packing::Gzip) {
+        let unpacked = unpack::unpack((&source, &name), Packing::Gzip, request.max_disk_bytes, request.scratch)?;
+        return archive::import(&unpacked, &name, request);
+    }
+    image::import(source, &name, request)
+}
+
+/// The first sector of a file, or as much as there is.
+fn start(source: &Source, name: &str) -> Result<Vec<u8>, ImportError> {
+    let mut start = vec![0; source.size_bytes().min(512) as usize];
+    let read = source.read_exact_at(&mut start, 0);
+    read.map_err(|source| ImportError::Member { name: name.to_owned(), source })?;
+    Ok(start)
+}
+
+impl ImportRequest<'_> {
+    /// What the appliance is called if nothing in it says so and nobody wishes it.
+    fn default_name(&self) -> String {
+        let name = match self.origin {
+            Origin::Path(path) => path.file_name().map(|name| name.to_string_lossy().into_owned()),
+            Origin::Container { name, .. } => name.rsplit('/').next().map(str::to_owned),
+        };
+        let name = name.unwrap_or_default();
+        let stem = name.split(['.', ':', '@']).find(|part| !part.is_empty()).unwrap_or_default();
+        names::label(stem).unwrap_or_else(|| "imported".to_owned())
+    }
+}
+
+impl ImageOptions<'_> {
+    /// The first of the options that are given, by its name.
+    fn first_given(&self) -> Option<&'static str> {
+        let given = [
+            ("--format", self.format.is_some()),
+            ("--backing", !self.backing.is_empty()),
+            ("--parts", self.parts.is_some()),
+        ];
+        given.into_iter().find_map(|(option, is_given)| is_given.then_some(option))
+    }
 }
 
 impl Kind {
@@ -130,6 +221,10 @@ impl Kind {
     pub fn describe(self) -> String {
         match self {
             Kind::Image(format) => format!("a {format} disk image"),
+            Kind::OvfFolder => "an OVF package".to_owned(),
+            Kind::Ova => "an OVA, an OVF package in one file".to_owned(),
+            Kind::VagrantBox => "a Vagrant box".to_owned(),
+            Kind::ContainerDisk => "a container image with a disk for KubeVirt".to_owned(),
         }
     }
 }

@@ -97,7 +97,7 @@ pub enum What {
     NoManifest,
     /// A certificate is there. Whether it is to be trusted was not examined.
     Certificate {
-        /// The file.
+        /// Whom it names, or its file.
         name: String,
     },
     /// Files of the package that nothing refers to.
@@ -175,7 +175,7 @@ impl fmt::Display for What {
                 f.write_str("there is no manifest: nothing says that the files are as their author made them")
             }
             Self::Certificate { name } => {
-                write!(f, "it is signed ({}); who signed it was not examined", quoted(name))
+                write!(f, "it is signed in the name of {}; that was not verified", quoted(name))
             }
             Self::FilesLeftOut { names } => {
                 write!(f, "files that nothing refers to: {}", list(names, names.len()))

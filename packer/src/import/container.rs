@@ -1,0 +1,227 @@
+//! KubeVirt's containerDisks: container images whose only content is a disk.
+//!
+//! The disk is the one file in the folder `disk` of the image, or else the one file at its root; a later layer's file
+//! takes the place of an earlier one's of the same name. It is raw or qcow2, and nothing stands behind it.
+//!
+//! Images come out of archives here (an OCI image layout, or what `docker save` writes), or from whoever has fetched
+//! their layers.
+//!
+//! Source: KubeVirt's documentation, "containerDisk"; OCI image-spec 1.1, "Image Layout", "Image Layer Filesystem
+//! Changeset"; Moby's image specification 1.2, "Combined Image JSON + Filesystem Changeset Format".
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use appliance::{Arch, Devices, Digest};
+use formats::image::{self as images, Format, Source};
+use formats::tar::Members;
+use serde::Deserialize;
+
+use super::draft::{Assumed, Draft, DraftImage, NamedSource};
+use super::unpack::{Packing, unpack};
+use super::{Import, ImportError, ImportRequest, Kind, archive, image};
+
+/// The folder that the disk is in.
+const FOLDER: &str = "disk/";
+const OCI_INDEX: &str = "index.json";
+const DOCKER_MANIFEST: &str = "manifest.json";
+/// Indexes that lead to one another.
+const MAX_DEPTH: usize = 4;
+/// The most layers of an image: what container engines accept.
+const MAX_LAYERS: usize = 128;
+
+const DEVICES: Assumed<Devices> =
+    Assumed { value: Devices::Virtio, why: "KubeVirt's machines have virtio where they say nothing" };
+
+/// A container image whose layers are at hand.
+#[derive(Debug)]
+pub struct ContainerImage {
+    /// Its config, as JSON.
+    pub config: Vec<u8>,
+    /// Its layers, the lowest first: tar archives, compressed or not.
+    pub layers: Vec<Source>,
+}
+
+/// What is read of an image's config.
+#[derive(Debug, Deserialize)]
+struct Config {
+    architecture: Option<String>,
+}
+
+/// What is read of an OCI index or manifest.
+#[derive(Debug, Deserialize)]
+struct Document {
+    manifests: Option<Vec<Descriptor>>,
+    config: Option<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Descriptor {
+    digest: String,
+    size: u64,
+    platform: Option<Platform>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Platform {
+    architecture: String,
+}
+
+/// An entry of the list that `docker save` writes.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Saved {
+    config: String,
+    layers: Vec<String>,
+}
+
+/// Whether the archive holds container images.
+pub(super) fn is_archive(members: &Members) -> bool {
+    members.get(OCI_INDEX).is_some() || members.get(DOCKER_MANIFEST).is_some()
+}
+
+/// The one image in an archive.
+pub(super) fn of_archive(members: &Members, request: &ImportRequest<'_>) -> Result<Import, ImportError> {
+    let image = match archive::small(members, OCI_INDEX)? {
+        Some(index) => of_layout(members, index, request)?,
+        None => of_docker(members)?,
+    };
+    import(&image, request)
+}
+
+/// The machine whose disk is in `image`.
+pub(super) fn import(image: &ContainerImage, request: &ImportRequest<'_>) -> Result<Import, ImportError> {
+    let config: Config = parse("the image's config", &image.config)?;
+    let (name, source) = disk(image, request.max_disk_bytes, request.scratch)?;
+    let format = images::detect(&source).map_err(|reason| ImportError::image(&name, reason))?;
+    if !matches!(format, Format::Raw | Format::Qcow2) {
+        return Err(ImportError::ContainerFormat { name, found: format });
+    }
+    let mut draft = Draft::new(Kind::ContainerDisk, &request.default_name(), request);
+    let layers = vec![NamedSource { source, name }];
+    let disk = DraftImage { layers, format: Some(format), said_bytes: None };
+    let mut machine = image::alone(&draft.name, disk, DEVICES);
+    machine.arch = match config.architecture.as_deref() {
+        Some("arm64") => Some(Arch::Arm64),
+        Some("amd64") => Some(Arch::Amd64),
+        _ => None,
+    };
+    draft.machines.push(machine);
+    draft.open(request, None)
+}
+
+/// The disk in an image, with its name.
+fn disk(image: &ContainerImage, most: u64, scratch: &Path) -> Result<(String, Source), ImportError> {
+    let mut files: BTreeMap<String, Source> = BTreeMap::new();
+    for (n, layer) in image.layers.iter().enumerate() {
+        let name = format!("layer {}", n + 1);
+        let mut start = [0; 4];
+        let len = layer.size_bytes().min(4) as usize;
+        let read = layer.read_exact_at(&mut start[..len], 0);
+        read.map_err(|source| ImportError::Member { name: name.clone(), source })?;
+        let layer = match Packing::detect(&start) {
+            Some(packing) => unpack((layer, &name), packing, most, scratch)?,
+            None => layer.clone(),
+        };
+        let members = Members::read(&layer).map_err(|source| ImportError::Archive { name, source })?;
+        files.extend(members.iter().map(|member| (member.name.clone(), members.source(member))));
+    }
+    let in_folder: Vec<_> = files.iter().filter(|(name, _)| name.starts_with(FOLDER)).collect();
+    let at_root: Vec<_> = files.iter().filter(|(name, _)| !name.contains('/')).collect();
+    match (&*in_folder, &*at_root) {
+        ([(name, disk)], _) | ([], [(name, disk)]) => Ok(((*name).clone(), (*disk).clone())),
+        ([], _) => Err(ImportError::NoDisk),
+        (several, _) => {
+            let names = several.iter().take(4).map(|(name, _)| (*name).clone()).collect();
+            Err(ImportError::SeveralDisks { names })
+        }
+    }
+}
+
+/// The image in an OCI image layout.
+fn of_layout(
+    members: &Members,
+    index: Vec<u8>,
+    request: &ImportRequest<'_>,
+) -> Result<ContainerImage, ImportError> {
+    let wanted = request.wishes.arch.unwrap_or(Arch::Amd64).as_str();
+    let mut bytes = index;
+    for _ in 0..MAX_DEPTH {
+        let document: Document = parse("an index or manifest of the image", &bytes)?;
+        if let Some(manifests) = document.manifests {
+            bytes = small_blob(members, select(&manifests, wanted)?)?;
+            continue;
+        }
+        let (Some(config), layers) = (document.config, document.layers.unwrap_or_default()) else { break };
+        let config = small_blob(members, &config)?;
+        check_count(layers.len())?;
+        let layers = layers.iter().map(|layer| blob(members, layer)).collect::<Result<_, _>>()?;
+        return Ok(ContainerImage { config, layers });
+    }
+    Err(ImportError::NoImage)
+}
+
+/// The manifest for the wanted architecture; the only one, whatever it is for.
+fn select<'a>(manifests: &'a [Descriptor], wanted: &str) -> Result<&'a Descriptor, ImportError> {
+    let is_wanted = |entry: &&Descriptor| {
+        entry.platform.as_ref().is_some_and(|platform| platform.architecture == wanted)
+    };
+    match manifests {
+        [only] => Ok(only),
+        several => several.iter().find(is_wanted).ok_or(ImportError::NoImage),
+    }
+}
+
+/// The image in what `docker save` writes. Its layers have no digests of their own.
+fn of_docker(members: &Members) -> Result<ContainerImage, ImportError> {
+    let list = archive::small(members, DOCKER_MANIFEST)?.unwrap_or_default();
+    let list: Vec<Saved> = parse(DOCKER_MANIFEST, &list)?;
+    let [saved] = &*list else { return Err(ImportError::NoImage) };
+    check_count(saved.layers.len())?;
+    let missing = |name: &String| ImportError::MissingFile { name: name.clone() };
+    let config = archive::small(members, &saved.config)?.ok_or_else(|| missing(&saved.config))?;
+    let layers = saved.layers.iter().map(|name| match members.get(name) {
+        Some(member) => Ok(members.source(member)),
+        None => Err(missing(name)),
+    });
+    Ok(ContainerImage { config, layers: layers.collect::<Result<_, _>>()? })
+}
+
+fn check_count(layers: usize) -> Result<(), ImportError> {
+    if layers > MAX_LAYERS { Err(ImportError::ManyLayers { found: layers, most: MAX_LAYERS }) } else { Ok(()) }
+}
+
+fn small_blob(members: &Members, descriptor: &Descriptor) -> Result<Vec<u8>, ImportError> {
+    archive::read_whole(&blob(members, descriptor)?, &descriptor.digest)
+}
+
+/// A blob of a layout, which has the digest and the size that its descriptor says.
+fn blob(members: &Members, descriptor: &Descriptor) -> Result<Source, ImportError> {
+    let wanted: Digest = descriptor
+        .digest
+        .parse()
+        .map_err(|source| ImportError::BadDigest { found: descriptor.digest.clone(), source })?;
+    let name = format!("blobs/{}/{}", wanted.algorithm().as_str(), wanted.hex());
+    let member = members.get(&name).ok_or_else(|| ImportError::MissingFile { name: name.clone() })?;
+    let source = members.source(member);
+    let mut hasher = appliance::Hasher::new(wanted.algorithm());
+    let mut piece = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < source.size_bytes() {
+        let len = (source.size_bytes() - at).min(piece.len() as u64) as usize;
+        let read = source.read_exact_at(&mut piece[..len], at);
+        read.map_err(|source| ImportError::Member { name: name.clone(), source })?;
+        hasher.update(&piece[..len]);
+        at += len as u64;
+    }
+    let found = hasher.finish();
+    if found != wanted || source.size_bytes() != descriptor.size {
+        return Err(ImportError::WrongDigest { name, found, found_bytes: source.size_bytes() });
+    }
+    Ok(source)
+}
+
+fn parse<'a, T: Deserialize<'a>>(name: &'static str, json: &'a [u8]) -> Result<T, ImportError> {
+    serde_json::from_slice(json).map_err(|source| ImportError::Document { name, source })
+}
