@@ -6,7 +6,7 @@ use appliance::policy::Firewall;
 use appliance::{Arch, Devices, Firmware, Machine, Reference};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use packer::hull_toml::parse_size;
-use packer::import::{Import, ImportError, ImportRequest, Wishes, WriteFolderError, import};
+use packer::import::{Import, ImportError, ImportRequest, Origin, Wishes, WriteFolderError, import};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -38,6 +38,9 @@ pub(crate) struct ImportArgs {
     image: ImageArgs,
     #[command(flatten)]
     packing: PackingArgs,
+    /// Which of the configurations that an OVF offers is taken [default: its own default]
+    #[arg(long, value_name = "ID")]
+    configuration: Option<String>,
     /// Print what came of it as JSON
     #[arg(long)]
     json: bool,
@@ -75,10 +78,10 @@ pub(crate) fn run(context: &Context, args: &ImportArgs) -> Result<(), CommandErr
     let store = context.store()?;
     let _hold = store.hold()?;
     let request = ImportRequest {
-        path: &args.file,
+        origin: Origin::Path(&args.file),
         image: args.image.options(),
         wishes: args.machine.wishes(),
-        configuration: None,
+        configuration: args.configuration.as_deref(),
         max_disk_bytes: args.image.max_size_bytes(),
         scratch: &store.root().join("tmp"),
     };

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
 use crate::support::disks::{boot, convert, create, cut, noise};
-use crate::support::{Host, files, installed};
+use crate::support::package::{Member, file, link, members, ova, tar};
+use crate::support::{Done, Host, files, installed};
 
 /// The config of the appliance `reference`, without what hangs on its name and history.
 #[track_caller]
@@ -149,7 +151,7 @@ fn what_an_image_holds_besides_is_said() {
     let raw = host.folder().join("disk");
     fs::write(&raw, noise(1, 1 << 20)).unwrap();
     let image = convert(&raw, "-O qcow2", "a.qcow2");
-    let mut snapshot = std::process::Command::new("qemu-img");
+    let mut snapshot = Command::new("qemu-img");
     assert!(snapshot.args(["snapshot", "-c", "before"]).arg(&image).status().unwrap().success());
     let said = check_both_ways(&host, "a.qcow2");
     assert!(said.contains("left out of disk root: 1 internal snapshot"), "{said}");
@@ -202,4 +204,220 @@ fn a_folder_is_written_whole_or_not_at_all() {
     assert_eq!(mode(&at("empty/root.img")) & 0o600, 0o600);
     cut(&at("empty/root.img"), 4096);
     host.ok("pack empty -t cut:1");
+}
+
+/// A host with an OVA of a machine's two disks, whose members are there for a test to change.
+fn host_with_members(more: &str) -> Option<(Host, Vec<Member>)> {
+    if !installed(&["qemu-img"]) {
+        return None;
+    }
+    let host = Host::new();
+    let stream = "-O vmdk -o subformat=streamOptimized";
+    let image = |seed, name: &str| {
+        let raw = host.folder().join("raw");
+        fs::write(&raw, noise(seed, 1 << 20)).unwrap();
+        convert(&raw, stream, name)
+    };
+    let members = members(more, &image(1, "first"), &image(2, "second"));
+    Some((host, members))
+}
+
+#[test]
+fn an_ova_is_the_machine_that_it_describes() {
+    let Some((host, members)) = host_with_members("") else { return };
+    fs::write(host.folder().join("download"), ova(&members)).unwrap();
+    let said = check_both_ways(&host, "download");
+    for words in [
+        "is an OVA",
+        "it has a licence",
+        "`VM Network` is the outside here",
+        "volume vmdisk3 was a disk that starts empty",
+        "left out: `CD-ROM drive`",
+        "properties that a deployer may set (1): `hostname=shop`",
+        "`devices` is compat",
+    ] {
+        assert!(said.contains(words), "`{words}` is missing: {said}");
+    }
+    let config = config(&host, "at-once:1");
+    let want = concat!(
+        r#"{"formatVersion":1,"machines":[{"arch":"amd64","console":"serial","devices":"compat","#,
+        r#""disks":[{"bus":"pvscsi","mode":"overlay","name":"vmdisk1","sizeBytes":8388608},"#,
+        r#"{"bus":"pvscsi","mode":"overlay","name":"vmdisk2","sizeBytes":8388608}],"#,
+        r#""firmware":"uefi-secure","memoryBytes":2147483648,"name":"web-shop","#,
+        r#""nics":[{"model":"vmxnet3","name":"eth0"}],"vcpus":4,"#,
+        r#""volumes":[{"name":"vmdisk3","sizeBytes":1073741824}]}],"name":"web-shop","#,
+        r#""title":"Shop front end","version":"1.4"}"#,
+    );
+    assert_eq!(config.to_string(), want);
+    // The descriptor and the disks, byte for byte, under names of our own.
+    let folder = host.folder().join("folder");
+    for (name, member) in [("source.ovf", 0), ("vmdisk1.vmdk", 1), ("vmdisk2.vmdk", 2)] {
+        assert_eq!(fs::read(folder.join(name)).unwrap(), members[member].content, "{name}");
+    }
+    assert_eq!(fs::read_to_string(folder.join("EULA.txt")).unwrap(), "Be kind.");
+    assert_eq!(files(&folder).len(), 5);
+    let toml = fs::read_to_string(folder.join("hull.toml")).unwrap();
+    assert!(toml.contains("# `system.vmdk`, on PvScsi controller 0, address 0\n[[disk]]"), "{toml}");
+}
+
+#[test]
+fn an_ovf_lies_in_a_folder_or_is_named_itself() {
+    let Some((host, members)) = host_with_members("") else { return };
+    let folder = host.folder().join("package");
+    fs::create_dir(&folder).unwrap();
+    for member in &members {
+        fs::write(folder.join(&member.name), &member.content).unwrap();
+    }
+    let said = check_both_ways(&host, "package");
+    assert!(said.contains("there is no manifest"), "{said}");
+    host.ok("import package/web.ovf -t named:1");
+    assert_eq!(config(&host, "named:1"), config(&host, "at-once:1"));
+    // A link in the folder leads nowhere else.
+    fs::remove_file(folder.join("more.vmdk")).unwrap();
+    fs::write(host.folder().join("outside"), &members[2].content).unwrap();
+    std::os::unix::fs::symlink("../outside", folder.join("more.vmdk")).unwrap();
+    host.run("import package -t out:1").fails(1, &["more.vmdk"]);
+    fs::write(folder.join("second.ovf"), "<Envelope/>").unwrap();
+    host.run("import package -t two:1").fails(1, &["second.ovf", "web.ovf", "name the one"]);
+}
+
+#[test]
+fn an_ova_that_is_not_what_it_says_is_refused() {
+    let Some((host, members)) = host_with_members("") else { return };
+    let check = |spoil: &dyn Fn(&mut Vec<Member>), words: &[&str]| {
+        let mut members = members.clone();
+        members.insert(1, file("web.mf", manifest(&members)));
+        spoil(&mut members);
+        fs::write(host.folder().join("web.ova"), tar(&members)).unwrap();
+        check_refused(&host, "web.ova", 1, words);
+    };
+    check(&|members| members[2].content[5000] ^= 1, &["system.vmdk", "digest", "manifest"]);
+    check(&|members| members[0].content.push(b' '), &["web.ovf", "digest", "manifest"]);
+    check(&|members| members[1].content.truncate(80), &["manifest"]);
+    check(&|members| drop(members.remove(3)), &["no file `more.vmdk`"]);
+    check(&|members| members.push(members[2].clone()), &["system.vmdk", "again"]);
+    check(&|members| members.push(file("other.ovf", "<Envelope/>")), &["other.ovf"]);
+    check(&|members| members.push(link("a", "/etc/passwd")), &["a is a symbolic link"]);
+    check(&|members| members.push(file("../../a", "a")), &["../../a"]);
+    check(&|members| members.push(file("/etc/a", "a")), &["/etc/a"]);
+    check(&|members| members[0].content = b"<!DOCTYPE a [<!ENTITY b \"c\">]><a/>".to_vec(), &["web.ovf"]);
+    host.run("import web.ova --backing web.ova -t bad:1").fails(1, &["web.ovf"]);
+    fs::write(host.folder().join("web.ova"), ova(&members)).unwrap();
+    check_refused(&host, "web.ova --backing web.ova", 2, &["--backing", "disk image"]);
+    check_refused(&host, "web.ova --max-size 0", 1, &["--max-size"]);
+    check_refused(&host, "web.ova --configuration small", 1, &["small", "none"]);
+}
+
+/// A manifest of `members`.
+fn manifest(members: &[Member]) -> String {
+    let digest = |member: &Member| appliance::Digest::sha256(&member.content).hex();
+    members.iter().map(|member| format!("SHA256({})= {}\n", member.name, digest(member))).collect()
+}
+
+#[test]
+fn a_policy_that_an_export_put_into_an_ovf_holds_again() {
+    let policy = |machine: &str| {
+        let rule = r#"{"name":"http","proto":"tcp","ports":[80],"from":["0.0.0.0/0"]}"#;
+        let policy = format!(
+            r#"{{"policyVersion":1,"machines":{{"{machine}":{{"firewall":{{"ingress":[{rule}]}}}}}}}}"#
+        );
+        format!(
+            "<hull:PolicySection xmlns:hull=\"https://hullvm.dev/ovf/1\" ovf:required=\"false\">\
+             <Info>hull</Info>{policy}</hull:PolicySection>"
+        )
+    };
+    let Some((host, members)) = host_with_members(&policy("web-shop")) else { return };
+    fs::write(host.folder().join("web.ova"), ova(&members)).unwrap();
+    let done = host.run("import web.ova -t web:1");
+    done.ok();
+    assert!(done.stderr.contains("policy of hull's"), "{}", done.stderr);
+    assert!(!done.stderr.contains("FIREWALL"), "{}", done.stderr);
+    let policy_of = |reference: &str| {
+        host.json(&format!("inspect --json {reference}"))["platforms"][0]["policy"]["machines"].take()
+    };
+    assert_eq!(policy_of("web:1")["web-shop"]["firewall"]["ingress"][0]["ports"].to_string(), "[80]");
+    host.ok("import web.ova -t other:1 --name other");
+    assert_eq!(policy_of("other:1")["other"]["firewall"]["ingress"][0]["name"], "http");
+    host.ok("import web.ova --init folder");
+    host.ok("pack folder -t by-folder:1");
+    assert_eq!(policy_of("by-folder:1"), policy_of("web:1"));
+
+    let Some((host, members)) = host_with_members(&policy("somebody-else")) else { return };
+    fs::write(host.folder().join("web.ova"), ova(&members)).unwrap();
+    check_refused(&host, "web.ova", 1, &["policy", "somebody-else"]);
+    let Some((host, members)) = host_with_members(&policy("web-shop").repeat(2)) else { return };
+    fs::write(host.folder().join("web.ova"), ova(&members)).unwrap();
+    check_refused(&host, "web.ova", 1, &["two policies"]);
+}
+
+/// `content`, as gzip packs it.
+fn gzip(host: &Host, content: &[u8]) -> Vec<u8> {
+    let path = host.folder().join("unpacked");
+    fs::write(&path, content).unwrap();
+    let output = Command::new("gzip").arg("-c").arg(&path).output().unwrap();
+    fs::remove_file(path).unwrap();
+    output.stdout
+}
+
+#[test]
+fn a_vagrant_box_is_a_machine() {
+    if !installed(&["qemu-img", "gzip"]) {
+        return;
+    }
+    let host = Host::new();
+    let raw = host.folder().join("disk");
+    fs::write(&raw, noise(1, 1 << 20)).unwrap();
+    let image = fs::read(convert(&raw, "-O qcow2", "image")).unwrap();
+    let one = r#"{"provider":"libvirt","format":"qcow2","virtual_size":1}"#;
+    let several = r#"{"provider":"libvirt","architecture":"amd64","disks":[{"path":"box_0.img","format":"qcow2"},
+                      {"path":"box_1.img","format":"qcow2","name":"data"}]}"#;
+    let boxes = [
+        (
+            "one",
+            vec![file("metadata.json", one), file("Vagrantfile", "exit 1"), file("box.img", &*image)],
+            "root",
+        ),
+        (
+            "several",
+            vec![file("./metadata.json", several), file("box_0.img", &*image), file("box_1.img", &*image)],
+            "root data",
+        ),
+    ];
+    for (name, members, disks) in boxes {
+        for packed in [tar(&members), gzip(&host, &tar(&members))] {
+            let host = Host::new();
+            fs::write(host.folder().join(name), packed).unwrap();
+            let said = check_both_ways(&host, name);
+            assert!(said.contains("is a Vagrant box") && said.contains("virtio devices"), "{said}");
+            let found = config(&host, "at-once:1")["machines"][0]["disks"].take();
+            let found: Vec<_> =
+                found.as_array().unwrap().iter().map(|disk| disk["name"].as_str().unwrap()).collect();
+            assert_eq!(found.join(" "), disks);
+        }
+    }
+    let check = |metadata: &str, words: &[&str]| {
+        let members = [file("metadata.json", metadata), file("box.img", "QFI")];
+        fs::write(host.folder().join("bad.box"), tar(&members)).unwrap();
+        check_refused(&host, "bad.box", 1, words);
+    };
+    check("{", &["metadata.json", "JSON"]);
+    check(r#"{"provider":"vmware_desktop"}"#, &["vmware_desktop", "libvirt"]);
+    check(r#"{"provider":"libvirt","format":"vmdk"}"#, &["vmdk", "qcow2"]);
+    check(r#"{"provider":"libvirt","format":"qcow2"}"#, &["box.img", "qcow2"]);
+    check(r#"{"provider":"libvirt","disks":[{"path":"/etc/passwd"}]}"#, &["/etc/passwd", "not there"]);
+    fs::write(host.folder().join("cut.box"), &gzip(&host, &image)[..2000]).unwrap();
+    check_refused(&host, "cut.box", 1, &["cut.box", "unpacked"]);
+    fs::write(host.folder().join("bomb.box"), gzip(&host, &vec![0; 2 << 20])).unwrap();
+    check_refused(&host, "bomb.box --max-size 0", 1, &["bomb.box", "--max-size"]);
+}
+
+#[test]
+fn a_virtualbox_box_is_the_ovf_in_it() {
+    let Some((host, mut members)) = host_with_members("") else { return };
+    members[0].name = "box.ovf".to_owned();
+    members.push(file("metadata.json", r#"{"provider":"virtualbox"}"#));
+    fs::write(host.folder().join("a.box"), gzip(&host, &tar(&members))).unwrap();
+    let said = check_both_ways(&host, "a.box");
+    assert!(said.contains("is a Vagrant box"), "{said}");
+    assert_eq!(config(&host, "at-once:1")["machines"][0]["firmware"], "uefi-secure");
 }

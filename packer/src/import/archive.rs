@@ -16,8 +16,13 @@ pub(super) fn is_tar(start: &[u8]) -> bool {
 }
 
 /// What is in the archive in `source`.
-pub(super) fn import(source: &Source, name: &str, request: &ImportRequest<'_>) -> Result<Import, ImportError> {
-    let members = Members::read(source).map_err(|source| ImportError::Archive { name: name.to_owned(), source })?;
+pub(super) fn import(
+    source: &Source,
+    name: &str,
+    request: &ImportRequest<'_>,
+) -> Result<Import, ImportError> {
+    let members =
+        Members::read(source).map_err(|source| ImportError::Archive { name: name.to_owned(), source })?;
     if members.get(vagrant::METADATA).is_some() {
         return vagrant::import(source, &members, request);
     }

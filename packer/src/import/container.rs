@@ -164,9 +164,8 @@ fn of_layout(
 
 /// The manifest for the wanted architecture; the only one, whatever it is for.
 fn select<'a>(manifests: &'a [Descriptor], wanted: &str) -> Result<&'a Descriptor, ImportError> {
-    let is_wanted = |entry: &&Descriptor| {
-        entry.platform.as_ref().is_some_and(|platform| platform.architecture == wanted)
-    };
+    let is_wanted =
+        |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|platform| platform.architecture == wanted);
     match manifests {
         [only] => Ok(only),
         several => several.iter().find(is_wanted).ok_or(ImportError::NoImage),
@@ -189,7 +188,11 @@ fn of_docker(members: &Members) -> Result<ContainerImage, ImportError> {
 }
 
 fn check_count(layers: usize) -> Result<(), ImportError> {
-    if layers > MAX_LAYERS { Err(ImportError::ManyLayers { found: layers, most: MAX_LAYERS }) } else { Ok(()) }
+    if layers > MAX_LAYERS {
+        Err(ImportError::ManyLayers { found: layers, most: MAX_LAYERS })
+    } else {
+        Ok(())
+    }
 }
 
 fn small_blob(members: &Members, descriptor: &Descriptor) -> Result<Vec<u8>, ImportError> {

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use appliance::policy::MachinePolicy;
 use appliance::{
     ApplianceConfig, Arch, Console, Devices, Disk, Fault, Firmware, Machine, Nic, Policy, Volume,
 };
@@ -281,7 +280,7 @@ fn policy_of(policy: Option<Policy>, machines: &[Machine]) -> Policy {
         expires: None,
     });
     for machine in machines {
-        policy.machines.entry(machine.name.clone()).or_insert_with(MachinePolicy::default);
+        policy.machines.entry(machine.name.clone()).or_default();
     }
     policy
 }

@@ -197,7 +197,9 @@ pub enum ImportError {
         source: DigestError,
     },
     /// Content that is not what its digest promises.
-    #[error("`{name}` has digest {found} and {found_bytes} bytes, which is not what the image's documents promise")]
+    #[error(
+        "`{name}` has digest {found} and {found_bytes} bytes, which is not what the image's documents promise"
+    )]
     WrongDigest {
         /// The file.
         name: String,

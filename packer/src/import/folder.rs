@@ -17,7 +17,8 @@ pub(super) fn is_descriptor(start: &[u8]) -> bool {
     if let [0xfe, 0xff, 0, b'<', ..] | [0xff, 0xfe, b'<', 0, ..] = start {
         return true;
     }
-    text.trim_ascii_start().starts_with(b"<")
+    // VDI images begin with `<<< `.
+    matches!(text.trim_ascii_start(), [b'<', b'?' | b'!' | b'_' | b':' | b'a'..=b'z' | b'A'..=b'Z', ..])
 }
 
 /// The package in the folder at `path`: the one whose descriptor is called `descriptor`, or else the only one.
@@ -26,8 +27,8 @@ pub(super) fn import(
     descriptor: Option<&OsStr>,
     request: &ImportRequest<'_>,
 ) -> Result<Import, ImportError> {
-    let files = FolderParts::open(path)
-        .map_err(|source| ImportError::File { path: path.to_owned(), source })?;
+    let files =
+        FolderParts::open(path).map_err(|source| ImportError::File { path: path.to_owned(), source })?;
     let descriptor = match descriptor {
         Some(name) => name.to_str().map(str::to_owned),
         None => only(files.names().filter(|name| name.to_ascii_lowercase().ends_with(".ovf")), path)?,
@@ -58,6 +59,8 @@ mod tests {
             (b"\xef\xbb\xbf\r\n <Envelope", true),
             (b"\xff\xfe<\0E\0", true),
             (b"\xfe\xff\0<\0E", true),
+            (b"<!-- a comment --><Envelope/>", true),
+            (b"<<< Oracle VM VirtualBox Disk Image >>>", false),
             (b"\xeb\x63\x90<", false),
             (b"\0\0<", false),
             (b"", false),

@@ -11,8 +11,8 @@ use super::draft::{Assumed, Draft, DraftImage, DraftMachine, NamedSource};
 use super::{Import, ImportError, ImportRequest, Kind};
 use crate::FolderParts;
 
-/// A draft of a machine with the disk in `source` alone.
-pub(super) fn draft(source: Source, name: &str, request: &ImportRequest<'_>) -> Result<Draft, ImportError> {
+/// A machine with the disk in `source` alone.
+pub(super) fn import(source: Source, name: &str, request: &ImportRequest<'_>) -> Result<Import, ImportError> {
     let format = match request.image.format {
         Some(format) => format,
         None => image::detect(&source).map_err(|reason| ImportError::image(name, reason))?,

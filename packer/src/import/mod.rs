@@ -37,8 +37,8 @@ use crate::hull_toml::Remarks;
 
 pub use container::ContainerImage;
 pub use error::ImportError;
-use unpack::Packing;
 pub use notice::{Notice, What};
+use unpack::Packing;
 pub use unpack::UnpackError;
 pub use write_folder::WriteFolderError;
 
@@ -177,7 +177,8 @@ fn import_file(path: &Path, request: &ImportRequest<'_>) -> Result<Import, Impor
         return folder::import(folder.unwrap_or(Path::new(".")), path.file_name(), request);
     }
     if Packing::detect(&start) == Some(Packing::Gzip) {
-        let unpacked = unpack::unpack((&source, &name), Packing::Gzip, request.max_disk_bytes, request.scratch)?;
+        let unpacked =
+            unpack::unpack((&source, &name), Packing::Gzip, request.max_disk_bytes, request.scratch)?;
         return archive::import(&unpacked, &name, request);
     }
     image::import(source, &name, request)

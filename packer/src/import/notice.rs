@@ -159,7 +159,7 @@ impl fmt::Display for What {
             Self::KeptOnly { what, count, examples } => {
                 write!(
                     f,
-                    "{count} {what}, kept in the OVF and without effect here: {}",
+                    "kept in the OVF, without effect here: {what} ({count}): {}",
                     list(examples, *count)
                 )
             }

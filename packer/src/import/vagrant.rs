@@ -50,8 +50,8 @@ pub(super) fn import(
     request: &ImportRequest<'_>,
 ) -> Result<Import, ImportError> {
     let metadata = archive::small(members, METADATA)?.unwrap_or_default();
-    let metadata: Metadata =
-        serde_json::from_slice(&metadata).map_err(|source| ImportError::Document { name: METADATA, source })?;
+    let metadata: Metadata = serde_json::from_slice(&metadata)
+        .map_err(|source| ImportError::Document { name: METADATA, source })?;
     let arch = metadata.architecture.as_deref().and_then(arch);
     let finish = |draft: &mut Draft| {
         draft.machines.iter_mut().for_each(|machine| machine.arch = arch.or(machine.arch));
@@ -83,7 +83,8 @@ fn of_libvirt(
 ) -> Result<Draft, ImportError> {
     let one = || vec![DiskEntry { path: IMAGE.to_owned(), name: None, format: metadata.format.clone() }];
     let entries = metadata.disks.as_ref();
-    let entries = entries.map_or_else(one, |disks| disks.iter().take(MAX_DISKS).map(DiskEntry::again).collect());
+    let entries =
+        entries.map_or_else(one, |disks| disks.iter().take(MAX_DISKS).map(DiskEntry::again).collect());
     let mut draft = Draft::new(Kind::VagrantBox, &request.default_name(), request);
     let mut names = Names::default();
     let mut disks = Vec::new();

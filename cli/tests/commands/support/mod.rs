@@ -2,6 +2,7 @@
 
 pub(crate) mod cable;
 pub(crate) mod disks;
+pub(crate) mod package;
 pub(crate) mod registry;
 pub(crate) mod small_disk;
 pub(crate) mod source;

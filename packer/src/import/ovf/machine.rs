@@ -171,15 +171,18 @@ fn nics(hardware: &Hardware, machine: &mut DraftMachine, networks: &Networks, dr
 
 /// virtio only where the guest had nothing else.
 fn devices(hardware: &Hardware) -> Assumed<Devices> {
-    let mut drives = hardware.drives.iter().filter(|drive| drive.kind == DriveKind::Disk);
-    let virtio = drives.all(|drive| {
-        hardware.controller_of(drive).is_some_and(|controller| bus(controller.kind) == Bus::Virtio)
-    }) && hardware.nics.iter().all(|nic| nic.kind == Some(NicKind::Virtio));
+    let mut drives = hardware.drives.iter().filter(|drive| drive.kind == DriveKind::Disk).peekable();
+    let is_bare = drives.peek().is_none() && hardware.nics.is_empty();
+    let virtio = !is_bare
+        && drives.all(|drive| {
+            hardware.controller_of(drive).is_some_and(|controller| bus(controller.kind) == Bus::Virtio)
+        })
+        && hardware.nics.iter().all(|nic| nic.kind == Some(NicKind::Virtio));
     match virtio {
-        true => Assumed { value: Devices::Virtio, why: "all disks and NICs were virtio before" },
+        true => Assumed { value: Devices::Virtio, why: "its disks and NICs were virtio before" },
         false => Assumed {
             value: Devices::Compat,
-            why: "not all disks and NICs were virtio before, and are what they were",
+            why: "its disks and NICs were not all virtio, and stay what they were",
         },
     }
 }

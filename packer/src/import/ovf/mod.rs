@@ -91,7 +91,11 @@ pub(super) fn draft(
 
 impl Drafted {
     /// Opens the disks, out of `package`, of which this is the draft.
-    pub(super) fn open(self, package: &Package<'_>, request: &ImportRequest<'_>) -> Result<Import, ImportError> {
+    pub(super) fn open(
+        self,
+        package: &Package<'_>,
+        request: &ImportRequest<'_>,
+    ) -> Result<Import, ImportError> {
         let parts = Referenced { package, names: self.referenced };
         self.draft.open(request, Some(&parts))
     }
