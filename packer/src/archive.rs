@@ -7,7 +7,6 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use appliance::{Blob, Digest, Reference, Version, media_type};
@@ -15,6 +14,7 @@ use blob_store::{LocalStore, LocalStoreError};
 use serde_json::json;
 
 use crate::contents::{Contents, ContentsError};
+use crate::new_file::{NewFile, NewFileError};
 
 /// Why an archive could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -58,10 +58,12 @@ pub fn write_archive(
     path: &Path,
 ) -> Result<u64, ArchiveError> {
     let failed = |source| ArchiveError::Write { path: path.to_owned(), source };
-    let target = target(path)?;
     let contents = Contents::read(store, digest)?;
-    let unfinished = Unfinished::create(&target).map_err(failed)?;
-    let mut tar = tar::Builder::new(BufWriter::with_capacity(1 << 20, &unfinished.file));
+    let new = NewFile::create(path).map_err(|error| match error {
+        NewFileError::NotAFile(kind) => ArchiveError::NotAFile { path: path.to_owned(), kind },
+        NewFileError::Io(source) => failed(source),
+    })?;
+    let mut tar = tar::Builder::new(BufWriter::with_capacity(1 << 20, new.file()));
     add(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(failed)?;
     let index = Blob { digest: *digest, size_bytes: contents.index_bytes.len() as u64 };
     add(&mut tar, "index.json", &layout_index(reference, index)).map_err(failed)?;
@@ -75,27 +77,7 @@ pub fn write_archive(
     }
     let buffered = tar.into_inner().map_err(failed)?;
     buffered.into_inner().map_err(|error| failed(error.into_error()))?;
-    unfinished.publish(&target).map_err(failed)
-}
-
-/// The file that is replaced, all links followed. A device or a pipe is never replaced by a file.
-fn target(path: &Path) -> Result<PathBuf, ArchiveError> {
-    let failed = |source| ArchiveError::Write { path: path.to_owned(), source };
-    let not_a_file = |kind| ArchiveError::NotAFile { path: path.to_owned(), kind };
-    let kind = match path.metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.is_symlink() {
-            true => return Err(not_a_file("a link that leads nowhere")),
-            false => return Ok(path.to_owned()),
-        },
-        metadata => metadata.map_err(failed)?.file_type(),
-    };
-    match kind {
-        kind if kind.is_file() => path.canonicalize().map_err(failed),
-        kind if kind.is_dir() => Err(not_a_file("a directory")),
-        kind if kind.is_fifo() => Err(not_a_file("a pipe")),
-        kind if kind.is_socket() => Err(not_a_file("a socket")),
-        _ => Err(not_a_file("a device")),
-    }
+    new.publish_durably().map_err(failed)
 }
 
 /// The layout's own `index.json`: one entry, with the tag as the name that tools look for.
@@ -154,44 +136,6 @@ fn append_checked(
             Err(LocalStoreError::WrongDigest { found, found_bytes, wanted: *wanted })
         }
         _ => Ok(appended),
-    }
-}
-
-/// A file beside the one that it will become; gone again unless it is published.
-#[derive(Debug)]
-struct Unfinished {
-    path: PathBuf,
-    file: File,
-    published: bool,
-}
-
-impl Unfinished {
-    fn create(target: &Path) -> io::Result<Self> {
-        let mut name = target.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.part", std::process::id()));
-        let path = target.with_file_name(name);
-        let file = File::create(&path)?;
-        Ok(Self { path, file, published: false })
-    }
-
-    fn publish(mut self, target: &Path) -> io::Result<u64> {
-        self.file.sync_all()?;
-        let size_bytes = self.file.metadata()?.len();
-        std::fs::rename(&self.path, target)?;
-        self.published = true;
-        // Without this, a power cut may undo the renaming.
-        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
-        Ok(size_bytes)
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.published {
-            // Best effort: the error that led here is what the caller hears of.
-            let _ = std::fs::remove_file(&self.path);
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 use std::{fmt, io};
 
-use appliance::{Arch, Devices};
+use appliance::{Arch, Bus, Devices, NicModel};
 
 /// Starts machines.
 pub trait Hypervisor: fmt::Debug + Send + Sync {
@@ -97,6 +97,8 @@ pub struct Started {
     pub serial: UnixStream,
     /// The virtio-serial port [`READY_PORT`], both ways.
     pub ready: UnixStream,
+    /// Where the machine is not what was asked for, for the person who runs it.
+    pub notices: Vec<String>,
 }
 
 /// The virtio-serial port on which a guest says that it is ready.
@@ -219,6 +221,8 @@ pub struct Drive {
     pub content: DriveContent,
     /// How fast it may be.
     pub limits: DriveLimits,
+    /// What it is attached to with [`Devices::Compat`]; AHCI where that is `None`.
+    pub bus: Option<Bus>,
 }
 
 /// Where a drive's content is.
@@ -261,6 +265,8 @@ pub struct Nic {
     pub mac: [u8; 6],
     /// The tap it is plugged into, opened with a vnet header.
     pub tap: OwnedFd,
+    /// Which card it is with [`Devices::Compat`]; an e1000 where that is `None`.
+    pub model: Option<NicModel>,
 }
 
 /// How the monitor's process is to be run.

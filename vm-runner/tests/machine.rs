@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use appliance::{Arch, Devices};
+use appliance::{Arch, Bus, Devices};
 use formats::{Disk, ReadError, Run, RunKind};
 use vm_runner::engine::{
     Accel, Cpu, Drive, DriveContent, DriveLimits, Firmware, Hypervisor, MachineEvent, MachineSpec,
@@ -74,7 +74,7 @@ fn run_rom(accel: Accel, user: Option<UnixUser>) {
     let Some(qemu) = qemu() else { return };
     let folder = tempfile::tempdir().unwrap();
     let rom = readable_by_all(folder.path(), "rom.bin", &testkit::rom());
-    let Started { machine, events, mut serial, ready: _ready } =
+    let Started { machine, events, mut serial, ready: _ready, .. } =
         qemu.start_paused(spec(Firmware::Rom(rom), accel), options(user)).unwrap();
     assert!(machine.monitor().starts_with("QEMU "));
     assert_eq!(machine.wait(Duration::ZERO).unwrap(), None);
@@ -166,6 +166,15 @@ impl Disk for BootDisk {
 
 /// A machine that boots the boot sector over NBD, beneath an overlay, and never ends by itself.
 fn boot_sector_machine(user: Option<UnixUser>) -> Option<(Started, Connection)> {
+    boot_sector_machine_with(Devices::Virtio, None, user)
+}
+
+/// The same, with the disk on `bus`.
+fn boot_sector_machine_with(
+    devices: Devices,
+    bus: Option<Bus>,
+    user: Option<UnixUser>,
+) -> Option<(Started, Connection)> {
     let qemu = qemu()?;
     let folder = tempfile::tempdir().unwrap();
     let disk = Arc::new(BootDisk(testkit::boot_sector()));
@@ -173,6 +182,7 @@ fn boot_sector_machine(user: Option<UnixUser>) -> Option<(Started, Connection)> 
     let (connection, image) = Connection::pair(export.into()).unwrap();
     let mut spec = spec(Firmware::Bios, Accel::Tcg);
     spec.cpu = Cpu::X86Level(vm_runner::engine::X86Level::V2);
+    spec.devices = devices;
     spec.drives.push(Drive {
         name: "root".into(),
         content: DriveContent::Overlay {
@@ -180,6 +190,7 @@ fn boot_sector_machine(user: Option<UnixUser>) -> Option<(Started, Connection)> 
             overlay: overlay::create_ephemeral(folder.path(), 1 << 20).unwrap(),
         },
         limits: DriveLimits { iops: Some(10_000), bytes_per_second: Some(100_000_000) },
+        bus,
     });
     Some((qemu.start_paused(spec, options(user)).unwrap(), connection))
 }
@@ -203,6 +214,60 @@ fn a_guest_boots_from_our_nbd_server_beneath_an_overlay() {
     assert_eq!(seen, [MachineEvent::Resumed, MachineEvent::Paused, off]);
     connection.wait(); // QEMU's end is closed, so the server's ends.
     assert!(started.machine.resume().is_err());
+}
+
+/// Firmware finds the disk behind every controller that an appliance can name.
+#[test]
+fn a_guest_without_virtio_boots_from_every_controller() {
+    let named =
+        [None, Some(Bus::Ide), Some(Bus::Nvme), Some(Bus::LsiLogic), Some(Bus::LsiSas), Some(Bus::Pvscsi)];
+    for bus in named {
+        let Some((mut started, _connection)) = boot_sector_machine_with(Devices::Compat, bus, nobody())
+        else {
+            return;
+        };
+        started.machine.resume().unwrap();
+        hear(&mut started.serial, testkit::BOOT_SECTOR_SAYS);
+        assert_eq!(started.notices.len(), usize::from(bus == Some(Bus::LsiLogic)), "{bus:?}");
+    }
+}
+
+/// More drives than one controller has places for, where that is possible, and read-only ones among them.
+#[test]
+fn qemu_accepts_every_arrangement_of_drives() {
+    let Some(qemu) = qemu() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let drive = |index: usize, bus, read_only: bool| {
+        let export = Export::new(&format!("disk{index}"), Arc::new(BootDisk(Vec::new())), |_| {});
+        let (connection, image) = Connection::pair(export.into()).unwrap();
+        let content = if read_only {
+            DriveContent::ReadOnly { image }
+        } else {
+            DriveContent::Overlay {
+                image,
+                overlay: overlay::create_ephemeral(folder.path(), 1 << 20).unwrap(),
+            }
+        };
+        let name = format!("disk{index}");
+        (Drive { name, content, limits: DriveLimits::default(), bus }, connection)
+    };
+    for (bus, count) in [
+        (Bus::Sata, 14),
+        (Bus::Ide, 4),
+        (Bus::Nvme, 22),
+        (Bus::LsiLogic, 15),
+        (Bus::LsiSas, 17),
+        (Bus::Pvscsi, 65),
+    ] {
+        let mut spec = spec(Firmware::Bios, Accel::Tcg);
+        spec.devices = Devices::Compat;
+        let can_be_read_only = !matches!(bus, Bus::Sata | Bus::Ide);
+        let drives = (0..count).map(|index| drive(index, Some(bus), can_be_read_only && index % 2 == 1));
+        let (drives, _connections): (Vec<_>, Vec<_>) = drives.unzip();
+        spec.drives = drives;
+        let started = qemu.start_paused(spec, options(None));
+        assert!(started.is_ok(), "{count} on {bus:?}: {started:?}");
+    }
 }
 
 #[test]

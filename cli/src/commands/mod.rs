@@ -2,6 +2,7 @@
 
 mod completions;
 mod console;
+mod convert;
 mod images;
 mod import;
 mod inspect;
@@ -52,6 +53,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Pack(pack::PackArgs),
     Import(Box<import::ImportArgs>),
+    Convert(convert::ConvertArgs),
     Inspect(inspect::InspectArgs),
     Images(images::ImagesArgs),
     Tag(tag::TagArgs),
@@ -82,6 +84,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<ExitCode, Comma
     match command {
         Command::Pack(args) => pack::run(context, &args).map(done),
         Command::Import(args) => import::run(context, &args).map(done),
+        Command::Convert(args) => convert::run(&args).map(done),
         Command::Inspect(args) => inspect::run(context, &args).map(done),
         Command::Images(args) => images::run(context, &args).map(done),
         Command::Tag(args) => tag::run(context, &args).map(done),

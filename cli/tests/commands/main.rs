@@ -6,6 +6,7 @@
 #![expect(clippy::print_stderr, reason = "a test that skips says so")]
 
 mod bad_input;
+mod convert;
 mod drill;
 mod exchange;
 mod help;

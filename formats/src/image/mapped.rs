@@ -60,6 +60,12 @@ pub(super) trait Map: fmt::Debug + Send + Sync {
     /// Size of a decompressed unit in bytes. The disk's last unit may reach past its end.
     fn unit_bytes(&self) -> u64;
 
+    /// Whether what is stored is so large that it may well be holes of the file, which count as zeros then. Where
+    /// it is small, asking the file system takes longer than reading.
+    fn looks_for_holes(&self) -> bool {
+        false
+    }
+
     /// Where the disk's content from `offset` on lies, as one extent of at most `most` bytes.
     ///
     /// The range is not empty and lies on the disk. What the extent names lies in the file. The work
@@ -177,6 +183,9 @@ impl<M: Map> Disk for MappedDisk<M> {
             let found = match extent.place {
                 Place::Zero => vec![Run { len: extent.len, kind: RunKind::Zero }],
                 Place::Inherited => self.inherited_runs(at, extent.len)?,
+                Place::Stored { offset } if self.map.looks_for_holes() => {
+                    vec![self.file.run(offset, offset + extent.len)?]
+                }
                 Place::Stored { .. } | Place::Packed { .. } => {
                     vec![Run { len: extent.len, kind: RunKind::Data }]
                 }

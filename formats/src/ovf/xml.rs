@@ -271,12 +271,27 @@ impl<'d> Element<'d> {
             }
             around = tag.parent.map(|at| document.tag(at));
         }
+        if !hidden.contains(&"") && self.has_bare_names() {
+            found.entry("").or_insert("");
+        }
         for (prefix, uri) in KNOWN_PREFIXES {
             if !hidden.contains(&prefix) && used.contains(prefix) {
                 found.entry(prefix).or_insert(uri);
             }
         }
         found.into_iter().collect()
+    }
+
+    /// Whether the element or one in it has a name in no namespace.
+    fn has_bare_names(&self) -> bool {
+        let mut open = vec![*self];
+        while let Some(element) = open.pop() {
+            if element.namespace().is_empty() {
+                return true;
+            }
+            open.extend(element.children());
+        }
+        false
     }
 }
 

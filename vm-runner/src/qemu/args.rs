@@ -9,15 +9,18 @@
 //! ```text
 //! slot 1        what every machine has: serial ports for messages, random numbers
 //! slots 2-9     NICs      (the ninth and later: functions 1 to 7 of the same slots)
-//! slots 10-29   drives    (the twenty-first and later likewise)
+//! slots 10-29   drives, or their controllers    (the twenty-first and later likewise)
 //! ```
+
+mod attachment;
 
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, RawFd};
 
-use appliance::{Arch, Devices};
+use appliance::Arch;
 use serde_json::{Value, json};
 
+use self::attachment::Attachment;
 use crate::engine::{
     Accel, Cpu, Drive, DriveContent, DriveLimits, Firmware, MachineSpec, Nic, READY_PORT, SecureBoot,
     StartError, X86Level,
@@ -28,9 +31,6 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 
 const FIRST_NIC: PciRange = PciRange { first_slot: 2, slots: 8 };
 const FIRST_DRIVE: PciRange = PciRange { first_slot: 10, slots: 20 };
-
-/// The ports of q35's own SATA controller.
-const SATA_PORTS: usize = 6;
 
 /// What virtio-blk takes as a serial number.
 const MAX_SERIAL_CHARS: usize = 20;
@@ -48,6 +48,8 @@ pub(super) struct Lines {
 pub(super) struct CommandLine {
     pub(super) args: Vec<OsString>,
     pub(super) inherited: Vec<RawFd>,
+    /// Where the machine is not what was asked for, for the person who runs it.
+    pub(super) notices: Vec<String>,
 }
 
 /// The program and the Debian package that has it.
@@ -64,12 +66,13 @@ pub(super) const fn program(arch: Arch) -> (&'static str, &'static str) {
 ///
 /// [`StartError::Impossible`] for combinations that QEMU does not have.
 pub(super) fn command_line(spec: &MachineSpec, lines: Lines) -> Result<CommandLine, StartError> {
-    let mut line = CommandLine { args: Vec::new(), inherited: Vec::new() };
+    let notices = attachment::replacements(spec);
+    let mut line = CommandLine { args: Vec::new(), inherited: Vec::new(), notices };
     line.machine(spec)?;
     line.firmware(spec)?;
     line.connections(lines);
-    for (index, drive) in spec.drives.iter().enumerate() {
-        line.drive(spec, index, drive)?;
+    for (index, (drive, attachment)) in spec.drives.iter().zip(attachment::attachments(spec)?).enumerate() {
+        line.drive(index, drive, attachment);
     }
     for (index, nic) in spec.nics.iter().enumerate() {
         line.nic(spec, index, nic);
@@ -167,7 +170,7 @@ impl CommandLine {
     }
 
     /// From the bottom up: image, overlay, throttle, device.
-    fn drive(&mut self, spec: &MachineSpec, index: usize, drive: &Drive) -> Result<(), StartError> {
+    fn drive(&mut self, index: usize, drive: &Drive, attachment: Attachment) {
         let top = node_name(index);
         let limited = drive.limits != DriveLimits::default();
         let content = if limited { format!("{top}-content") } else { top.clone() };
@@ -185,15 +188,12 @@ impl CommandLine {
         if limited {
             self.throttle(&top, &content, drive.limits);
         }
-        let device = match spec.devices {
-            Devices::Virtio => {
-                FIRST_DRIVE.place(spec.drives.len(), index, json!({ "driver": "virtio-blk-pci" }))
-            }
-            Devices::Compat => sata_disk(index, drive)?,
-        };
+        let Attachment { controller, device } = attachment;
+        if let Some(controller) = controller {
+            self.json("-device", &controller);
+        }
         let serial: String = drive.name.chars().take(MAX_SERIAL_CHARS).collect();
         self.json("-device", &merged(device, json!({ "drive": top, "serial": serial, "bootindex": index })));
-        Ok(())
     }
 
     fn image(&mut self, node: &str, export: &str, fd: RawFd) {
@@ -238,10 +238,7 @@ impl CommandLine {
         self.inherited.push(fd);
         let id = format!("nic{index}");
         self.json("-netdev", &json!({ "type": "tap", "id": id, "fd": fd.to_string() }));
-        let driver = match spec.devices {
-            Devices::Virtio => "virtio-net-pci",
-            Devices::Compat => "e1000",
-        };
+        let driver = attachment::nic_driver(spec.devices, nic);
         let [a, b, c, d, e, f] = nic.mac;
         // No option ROM: nobody boots over the network, and it is a program that guests can read.
         let device = json!({
@@ -274,7 +271,7 @@ fn machine_type(spec: &MachineSpec) -> String {
         Arch::Amd64 => "q35,vmport=off,dump-guest-core=off".to_owned(),
         Arch::Arm64 => "virt,gic-version=max,dump-guest-core=off".to_owned(),
     };
-    if spec.arch == Arch::Amd64 && spec.devices == Devices::Virtio {
+    if spec.arch == Arch::Amd64 && !attachment::has_sata(spec) {
         machine.push_str(",sata=off");
     }
     if let Firmware::Uefi { secure_boot, .. } = &spec.firmware {
@@ -315,22 +312,6 @@ fn cpu_model(spec: &MachineSpec) -> Result<Option<String>, StartError> {
     Ok(Some(model))
 }
 
-fn sata_disk(index: usize, drive: &Drive) -> Result<Value, StartError> {
-    if index >= SATA_PORTS {
-        return Err(StartError::Impossible {
-            what: format!("a drive number {} with `compat` devices", index + 1),
-            wanted: "the SATA controller has 6 ports; use `virtio` devices for more",
-        });
-    }
-    if matches!(drive.content, DriveContent::ReadOnly { .. }) {
-        return Err(StartError::Impossible {
-            what: format!("a read-only disk `{}` with `compat` devices", drive.name.escape_debug()),
-            wanted: "SATA disks can be written; use `ephemeral`, or `virtio` devices",
-        });
-    }
-    Ok(json!({ "driver": "ide-hd", "bus": format!("ide.{index}") }))
-}
-
 /// Some slots of the PCI bus, filled one function at a time.
 struct PciRange {
     first_slot: usize,
@@ -364,6 +345,8 @@ mod tests {
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
 
+    use appliance::{Bus, Devices, NicModel};
+
     use super::*;
 
     const LINES: Lines = Lines { qmp: 9003, serial: 9004, ready: 9005 };
@@ -393,7 +376,7 @@ mod tests {
 
     fn overlay_drive(name: &str) -> Drive {
         let content = DriveContent::Overlay { image: image(), overlay: open_file() };
-        Drive { name: name.into(), content, limits: DriveLimits::default() }
+        Drive { name: name.into(), content, limits: DriveLimits::default(), bus: None }
     }
 
     fn tap() -> OwnedFd {
@@ -436,14 +419,21 @@ mod tests {
         spec.drives.push(Drive {
             name: "a-volume-with-a-very-long-name".into(),
             content: DriveContent::Volume { file: open_file() },
+            bus: None,
             limits: DriveLimits { iops: Some(2000), bytes_per_second: Some(100_000_000) },
         });
         spec.drives.push(Drive {
             name: "docs".into(),
             content: DriveContent::ReadOnly { image: image() },
             limits: DriveLimits::default(),
+            bus: None,
         });
-        spec.nics.push(Nic { name: "eth0".into(), mac: [0x52, 0x54, 0, 1, 2, 0xff], tap: tap() });
+        spec.nics.push(Nic {
+            name: "eth0".into(),
+            mac: [0x52, 0x54, 0, 1, 2, 0xff],
+            tap: tap(),
+            model: None,
+        });
         insta::assert_snapshot!(shown(&spec), @r#"
         -name guest=web,,1,debug-threads=on
         -nodefaults
@@ -506,7 +496,7 @@ mod tests {
     fn a_disk_more_does_not_move_the_network_interface() {
         let mut spec = spec();
         for count in 0..30 {
-            spec.nics = vec![Nic { name: "eth0".into(), mac: [0; 6], tap: tap() }];
+            spec.nics = vec![Nic { name: "eth0".into(), mac: [0; 6], tap: tap(), model: None }];
             assert!(lines_with(&spec, "virtio-net").contains(r#""addr":"02.0""#));
             assert!(!lines_with(&spec, "virtio-net").contains("multifunction"));
             spec.drives.push(overlay_drive(&format!("disk{count}")));
@@ -522,7 +512,7 @@ mod tests {
     fn guests_without_virtio_get_what_they_know() {
         let mut spec = spec();
         spec.devices = Devices::Compat;
-        spec.nics.push(Nic { name: "eth0".into(), mac: [2; 6], tap: tap() });
+        spec.nics.push(Nic { name: "eth0".into(), mac: [2; 6], tap: tap(), model: None });
         for index in 0..6 {
             spec.drives.push(overlay_drive(&format!("disk{index}")));
         }
@@ -533,12 +523,168 @@ mod tests {
         "#);
         insta::assert_snapshot!(lines_with(&spec, "e1000"), @r#"-device {"addr":"02.0","driver":"e1000","mac":"02:02:02:02:02:02","netdev":"nic0","romfile":""}"#);
         insta::assert_snapshot!(lines_with(&spec, "-machine"), @r#"-machine q35,vmport=off,dump-guest-core=off"#);
-        spec.drives.push(overlay_drive("seventh"));
-        check_impossible(
-            &spec,
-            "a drive number 7 with `compat` devices is not possible; the SATA controller has 6 ports; use `virtio` \
-             devices for more",
+    }
+
+    /// A machine with `compat` devices whose drives are on `buses`.
+    fn on_buses(buses: &[Option<Bus>]) -> MachineSpec {
+        let mut spec = spec();
+        spec.devices = Devices::Compat;
+        for (index, &bus) in buses.iter().enumerate() {
+            spec.drives.push(Drive { bus, ..overlay_drive(&format!("disk{index}")) });
+        }
+        spec
+    }
+
+    #[test]
+    fn disks_are_attached_to_what_the_appliance_names() {
+        let buses = [
+            None,
+            Some(Bus::Virtio),
+            Some(Bus::Ide),
+            Some(Bus::LsiLogic),
+            Some(Bus::Nvme),
+            Some(Bus::Ide),
+            Some(Bus::LsiSas),
+            Some(Bus::Pvscsi),
+            Some(Bus::BusLogic),
+            Some(Bus::Sata),
+            Some(Bus::Ide),
+        ];
+        insta::assert_snapshot!(lines_with(&on_buses(&buses), "-device"), @r#"
+        -device {"addr":"01.0","driver":"virtio-serial-pci","id":"ports","multifunction":true}
+        -device {"bus":"ports.0","chardev":"ready","driver":"virtserialport","name":"dev.hullvm.ready"}
+        -device {"bootindex":0,"bus":"ide.0","drive":"drive0","driver":"ide-hd","serial":"disk0"}
+        -device {"addr":"0a.0","bootindex":1,"drive":"drive1","driver":"virtio-blk-pci","serial":"disk1"}
+        -device {"addr":"0b.0","driver":"piix3-ide","id":"pata"}
+        -device {"bootindex":2,"bus":"pata.0","drive":"drive2","driver":"ide-hd","serial":"disk2","unit":0}
+        -device {"addr":"0c.0","driver":"lsi53c895a","id":"lsi0"}
+        -device {"bootindex":3,"bus":"lsi0.0","drive":"drive3","driver":"scsi-hd","lun":0,"scsi-id":0,"serial":"disk3"}
+        -device {"addr":"0d.0","bootindex":4,"drive":"drive4","driver":"nvme","serial":"disk4"}
+        -device {"bootindex":5,"bus":"pata.0","drive":"drive5","driver":"ide-hd","serial":"disk5","unit":1}
+        -device {"addr":"0e.0","driver":"mptsas1068","id":"sas0"}
+        -device {"bootindex":6,"bus":"sas0.0","drive":"drive6","driver":"scsi-hd","lun":0,"scsi-id":0,"serial":"disk6"}
+        -device {"addr":"0f.0","driver":"pvscsi","id":"pvscsi0"}
+        -device {"bootindex":7,"bus":"pvscsi0.0","drive":"drive7","driver":"scsi-hd","lun":0,"scsi-id":0,"serial":"disk7"}
+        -device {"bootindex":8,"bus":"lsi0.0","drive":"drive8","driver":"scsi-hd","lun":0,"scsi-id":1,"serial":"disk8"}
+        -device {"bootindex":9,"bus":"ide.1","drive":"drive9","driver":"ide-hd","serial":"disk9"}
+        -device {"bootindex":10,"bus":"pata.1","drive":"drive10","driver":"ide-hd","serial":"disk10","unit":0}
+        -device {"addr":"01.1","driver":"virtio-rng-pci","rng":"random"}
+        -device {"driver":"pvpanic"}
+        "#);
+    }
+
+    /// The last of `count` drives on `bus` has `parts` among its arguments.
+    #[track_caller]
+    fn check_last(bus: Bus, count: usize, parts: &[&str]) {
+        let shown = lines_with(&on_buses(&vec![Some(bus); count]), "-device");
+        let last: Vec<&str> = shown.lines().skip_while(|line| !line.contains("\"drive0\"")).collect();
+        for part in parts {
+            assert!(last.iter().any(|line| line.contains(part)), "{part} in\n{shown}");
+        }
+    }
+
+    #[test]
+    fn a_full_controller_is_followed_by_another_one_but_for_ide() {
+        check_last(Bus::Sata, 6, &[r#""bus":"ide.5""#]);
+        check_last(
+            Bus::Sata,
+            7,
+            &[r#""addr":"0a.0","driver":"ich9-ahci","id":"sata1""#, r#""bus":"sata1.0""#],
         );
+        check_last(
+            Bus::Ide,
+            4,
+            &[r#""bus":"pata.1","drive":"drive3","driver":"ide-hd","serial":"disk3","unit":1"#],
+        );
+        check_last(
+            Bus::LsiLogic,
+            8,
+            &[r#""addr":"0b.0","driver":"lsi53c895a","id":"lsi1""#, r#""bus":"lsi1.0""#],
+        );
+        check_last(
+            Bus::LsiSas,
+            9,
+            &[r#""addr":"0b.0","driver":"mptsas1068","id":"sas1""#, r#""bus":"sas1.0""#],
+        );
+        check_last(Bus::Pvscsi, 30, &[r#""bus":"pvscsi0.0","drive":"drive29""#, r#""scsi-id":29"#]);
+        check_last(Bus::Nvme, 21, &[r#""addr":"0a.1","bootindex":20,"drive":"drive20","driver":"nvme""#]);
+        check_impossible(
+            &on_buses(&[Some(Bus::Ide); 5]),
+            "a drive number 5 on IDE is not possible; there are places for 4; name another `bus` for the others",
+        );
+    }
+
+    #[test]
+    fn read_only_disks_are_not_on_sata_or_ide() {
+        for (bus, possible) in [
+            (None, false),
+            (Some(Bus::Ide), false),
+            (Some(Bus::Nvme), true),
+            (Some(Bus::LsiSas), true),
+            (Some(Bus::Virtio), true),
+        ] {
+            let mut spec = on_buses(&[bus]);
+            spec.drives[0].content = DriveContent::ReadOnly { image: image() };
+            if possible {
+                assert!(command_line(&spec, LINES).is_ok(), "{bus:?}");
+                continue;
+            }
+            check_impossible(
+                &spec,
+                "a read-only disk `disk0` on SATA or IDE is not possible; disks there can be written; use `ephemeral`, \
+                 or name another `bus`",
+            );
+        }
+    }
+
+    #[test]
+    fn a_controller_that_qemu_has_not_is_replaced_and_the_person_told() {
+        let mut spec = on_buses(&[Some(Bus::BusLogic), Some(Bus::Sata), Some(Bus::LsiLogic)]);
+        let notices = |spec: &MachineSpec| command_line(spec, LINES).unwrap().notices.join("\n");
+        insta::assert_snapshot!(notices(&spec), @"
+        disk `disk0` is attached to an LSI 53C895A, for QEMU has no model of a BusLogic controller; a guest without a driver for it (Linux: sym53c8xx) will not find the disk
+        disk `disk2` is attached to an LSI 53C895A, for QEMU has no model of VMware's LSI Logic controller, a 53C1030; a guest without a driver for it (Linux: sym53c8xx) will not find the disk
+        ");
+        spec.devices = Devices::Virtio;
+        assert_eq!(notices(&spec), "");
+    }
+
+    #[test]
+    fn buses_and_models_hold_with_compat_devices_only() {
+        let mut spec = on_buses(&[Some(Bus::Ide)]);
+        spec.devices = Devices::Virtio;
+        spec.nics.push(Nic { name: "eth0".into(), mac: [2; 6], tap: tap(), model: Some(NicModel::Pcnet) });
+        assert!(lines_with(&spec, "drive0").contains(r#""driver":"virtio-blk-pci""#));
+        assert!(lines_with(&spec, "nic0").contains(r#""driver":"virtio-net-pci""#));
+    }
+
+    #[test]
+    fn nics_are_the_cards_that_the_appliance_names() {
+        for (model, driver) in [
+            (None, "e1000"),
+            (Some(NicModel::E1000), "e1000"),
+            (Some(NicModel::E1000e), "e1000e"),
+            (Some(NicModel::Pcnet), "pcnet"),
+            (Some(NicModel::Rtl8139), "rtl8139"),
+            (Some(NicModel::Vmxnet3), "vmxnet3"),
+            (Some(NicModel::Virtio), "virtio-net-pci"),
+        ] {
+            let mut spec = on_buses(&[]);
+            spec.nics.push(Nic { name: "eth0".into(), mac: [2; 6], tap: tap(), model });
+            let want = format!(r#""addr":"02.0","driver":"{driver}","mac""#);
+            assert!(lines_with(&spec, "-device").contains(&want), "{model:?}");
+        }
+    }
+
+    #[test]
+    fn arm64_has_no_ide_and_no_sata_controller_of_its_own() {
+        let mut spec = on_buses(&[Some(Bus::Sata)]);
+        (spec.arch, spec.cpu, spec.firmware) = (Arch::Arm64, Cpu::Native, Firmware::Rom("/rom".into()));
+        let shown = lines_with(&spec, "sata0");
+        assert!(shown.contains(r#"{"addr":"0a.0","driver":"ich9-ahci","id":"sata0"}"#), "{shown}");
+        assert!(shown.contains(r#""bus":"sata0.0""#), "{shown}");
+        spec.drives[0].bus = Some(Bus::Ide);
+        check_impossible(&spec, "an IDE controller on arm64 is not possible; name another `bus`");
     }
 
     #[test]

@@ -89,7 +89,8 @@ impl Hypervisor for Qemu {
             serial: qemu_serial.as_raw_fd(),
             ready: qemu_ready.as_raw_fd(),
         };
-        let line = args::command_line(&spec, lines)?;
+        let mut line = args::command_line(&spec, lines)?;
+        let notices = std::mem::take(&mut line.notices);
         let stderr = options.log.try_clone().map_err(io_failed)?;
         let mut command = Command::new(&self.program);
         command.args(&line.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).env_clear();
@@ -109,7 +110,7 @@ impl Hypervisor for Qemu {
         match client {
             Ok(client) => {
                 let machine = Box::new(QemuMachine { client, process, drives });
-                Ok(Started { machine, events, serial, ready })
+                Ok(Started { machine, events, serial, ready, notices })
             }
             Err(error) => Err(failed_start(name, &process, error, options.log)),
         }

@@ -183,16 +183,21 @@ impl Launch {
                     DriveContent::Overlay { image, overlay }
                 }
             };
-            drives.push(Drive { name: disk.name.clone(), content, limits: drive_limits(limits) });
+            let limits = drive_limits(limits);
+            drives.push(Drive { name: disk.name.clone(), content, limits, bus: disk.bus });
         }
         for volume in &self.machine.volumes {
             let content = DriveContent::Volume { file: self.volume(volume)? };
-            drives.push(Drive { name: volume.name.clone(), content, limits: drive_limits(limits) });
+            let limits = drive_limits(limits);
+            // Of the first disk's controller it is certain that the guest has a driver for it.
+            let bus = self.machine.disks.first().and_then(|disk| disk.bus);
+            drives.push(Drive { name: volume.name.clone(), content, limits, bus });
         }
         let nics = match (&network, self.machine.nics.first()) {
             (Some(network), Some(nic)) => {
                 let tap = network.tap().try_clone_to_owned().map_err(LaunchError::Connect)?;
-                vec![Nic { name: nic.name.clone(), mac: net::guest_mac(&self.spec.id, 0).octets(), tap }]
+                let mac = net::guest_mac(&self.spec.id, 0).octets();
+                vec![Nic { name: nic.name.clone(), mac, tap, model: nic.model }]
             }
             _ => Vec::new(),
         };
@@ -219,7 +224,9 @@ impl Launch {
             notices.push("QEMU runs as root, because /dev/kvm is open to root alone".to_owned());
         }
         let options = ProcessOptions { user, log };
-        let Started { machine, events, serial, ready } = hypervisor.start_paused(spec, options)?;
+        let Started { machine, events, serial, ready, notices: replaced } =
+            hypervisor.start_paused(spec, options)?;
+        notices.extend(replaced);
         Ok((Running { machine, disks, network, notices }, Outputs { events, serial, ready }))
     }
 

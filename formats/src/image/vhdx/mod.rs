@@ -71,6 +71,11 @@ impl Map for VhdxMap {
         self.bat.block_bytes()
     }
 
+    /// Fixed images are mostly holes, as QEMU makes them, and so are blocks that nobody filled.
+    fn looks_for_holes(&self) -> bool {
+        true
+    }
+
     fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
         self.bat.extent(file, offset, most)
     }

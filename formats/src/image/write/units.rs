@@ -462,7 +462,7 @@ mod tests {
             let mut found = Vec::new();
             let pack = |unit: &[u8], packed: &mut Vec<u8>| {
                 packed.extend([unit[0], unit[1]]);
-                if unit[0] % 2 == 0 { Packing::Stored } else { Packing::Packed }
+                if unit[0].is_multiple_of(2) { Packing::Stored } else { Packing::Packed }
             };
             let (result, done) = with_job(&striped(1000, &[(2, 4), (901, 902)]), threads, |job| {
                 job.each_packed_unit(

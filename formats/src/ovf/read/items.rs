@@ -188,6 +188,7 @@ impl Reading {
             Device::Controller => self.add_controller(item, hardware),
             Device::Drive(kind) => self.add_drive(item, kind, hardware),
             Device::Nic => self.add_nic(item, hardware),
+            Device::Ovirt => Ok(()),
             Device::Harmless => {
                 hardware.others.push(OtherDevice {
                     instance: item.instance.clone(),

@@ -44,6 +44,8 @@ pub(super) enum Device {
     Nic,
     /// A guest boots and works without it.
     Harmless,
+    /// oVirt's own, with a number that means something else to others.
+    Ovirt,
     Unknown,
 }
 
@@ -51,7 +53,7 @@ pub(super) fn device(resource_type: u16, sub_types: &[String], is_ovirt: bool) -
     match resource_type {
         resource::PROCESSOR => Device::Processor,
         resource::MEMORY => Device::Memory,
-        0 | resource::OVIRT_GRAPHICS | resource::OVIRT_DISPLAY if is_ovirt => Device::Harmless,
+        0 | resource::OVIRT_GRAPHICS | resource::OVIRT_DISPLAY if is_ovirt => Device::Ovirt,
         resource::IDE | resource::SCSI => Device::Controller,
         resource::OTHER_STORAGE if sub_types.iter().any(|kind| kind.contains("nvdimm")) => Device::Unknown,
         resource::OTHER_STORAGE => Device::Controller,
