@@ -245,21 +245,25 @@ impl Ring<'_> {
                     let wanted = format!("bytes that it has, of which there are {}", shadow.size_bytes());
                     return Err(malformed(at, "log descriptor", found, wanted));
                 }
-                match descriptor {
-                    Descriptor::Zero { range } => shadow.zero(range)?,
-                    Descriptor::Data { offset, leading, trailing } => {
-                        let mut content = self.sector(data_at)?;
-                        content[..8].copy_from_slice(&leading);
-                        content[SECTOR as usize - 4..].copy_from_slice(&trailing);
-                        data_at += SECTOR;
-                        if !shadow.write(offset, &content)? {
-                            let found =
-                                format!("in use, with changes of more than {MOST_REPLAYED_BYTES} bytes");
-                            return Err(unsupported(self.range.start, "log", found, TOO_LONG));
-                        }
-                    }
-                }
+                self.apply(descriptor, &mut data_at, shadow)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Makes a change, whose data sector, if it has one, is at position `data_at`.
+    fn apply(&self, change: Descriptor, data_at: &mut u64, shadow: &mut Shadow) -> Result<(), Refusal> {
+        let (offset, leading, trailing) = match change {
+            Descriptor::Zero { range } => return shadow.zero(range),
+            Descriptor::Data { offset, leading, trailing } => (offset, leading, trailing),
+        };
+        let mut content = self.sector(*data_at)?;
+        content[..8].copy_from_slice(&leading);
+        content[SECTOR as usize - 4..].copy_from_slice(&trailing);
+        *data_at += SECTOR;
+        if !shadow.write(offset, &content)? {
+            let found = format!("in use, with changes of more than {MOST_REPLAYED_BYTES} bytes");
+            return Err(unsupported(self.range.start, "log", found, TOO_LONG));
         }
         Ok(())
     }
