@@ -171,6 +171,11 @@ pub enum Doubt {
         /// Why that is safe.
         reason: &'static str,
     },
+    /// A section that oVirt writes for itself is left out.
+    SectionLeftOut {
+        /// The section's name.
+        name: String,
+    },
     /// A device that may be missing is left out.
     DeviceLeftOut {
         /// The item's `InstanceID`.
@@ -253,6 +258,9 @@ impl fmt::Display for Doubt {
                     "{} is not understood, though required; it is kept as it stands: {reason}",
                     quoted(name)
                 )
+            }
+            Doubt::SectionLeftOut { name } => {
+                write!(f, "{} is what oVirt writes for itself; it is left out", quoted(name))
             }
             Doubt::DeviceLeftOut { instance, resource_type, sub_type } => {
                 write!(f, "item {} asks for a device of type {resource_type}", quoted(instance))?;

@@ -6,7 +6,7 @@ use super::super::error::quoted;
 use super::super::model::{ForeignSection, NamespaceBinding};
 use super::super::names;
 use super::super::xml::Element;
-use super::{Doubt, OvfError, Reading, attribute, boolean, is_required, section_name};
+use super::{Doubt, OvfError, Reading, attribute, boolean, section_name};
 
 const MOST_SECTIONS: usize = 1024;
 
@@ -39,6 +39,10 @@ impl Reading {
             name if name.is_empty() => element.name().to_owned(),
             name => name.into_owned(),
         };
+        // oVirt marks nothing as not required, and what it writes for itself would be refused elsewhere.
+        if self.ovirt && says_required(element).is_none() && names::is_ovf(element.namespace()) {
+            return self.warn(element, Doubt::SectionLeftOut { name });
+        }
         if must_be_understood(element) {
             let Some(reason) = harmless(element) else {
                 let found = match element.namespace() {
@@ -80,9 +84,12 @@ pub(in crate::ovf) fn capture(element: &Element<'_>) -> ForeignSection {
 
 /// A section must be, unless it says otherwise; an element that is no section must only be if it says so.
 fn must_be_understood(element: &Element<'_>) -> bool {
-    let says_so = attribute(element, "required").and_then(|text| boolean(&text)) == Some(true);
     let is_section = element.name().ends_with("Section") || section_name(element).ends_with("Section");
-    says_so || (is_section && is_required(element))
+    says_required(element).unwrap_or(is_section)
+}
+
+fn says_required(element: &Element<'_>) -> Option<bool> {
+    attribute(element, "required").and_then(|text| boolean(&text))
 }
 
 /// Why it is safe to pass the section over, if it is.
