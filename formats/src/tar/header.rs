@@ -143,7 +143,8 @@ fn text(offset: u64, field: &[u8]) -> Result<&str, TarError> {
     match std::str::from_utf8(text) {
         Ok(text) if rest.iter().all(|byte| *byte == 0) => Ok(text),
         _ => {
-            let found = format!("`{}`", field.trim_ascii_end().escape_ascii());
+            let end = field.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            let found = format!("`{}`", field[..end].escape_ascii());
             Err(malformed(offset, "name", &found, "UTF-8, then zeros"))
         }
     }
