@@ -93,7 +93,7 @@ fn layout_index(reference: &Reference, index: Blob) -> Vec<u8> {
     }))
 }
 
-fn header(name: &str, size_bytes: u64) -> io::Result<tar::Header> {
+pub(crate) fn header(name: &str, size_bytes: u64) -> io::Result<tar::Header> {
     let mut header = tar::Header::new_ustar();
     header.set_path(name)?;
     header.set_size(size_bytes);
@@ -103,7 +103,7 @@ fn header(name: &str, size_bytes: u64) -> io::Result<tar::Header> {
     Ok(header)
 }
 
-fn add(tar: &mut tar::Builder<impl Write>, name: &str, content: &[u8]) -> io::Result<()> {
+pub(crate) fn add(tar: &mut tar::Builder<impl Write>, name: &str, content: &[u8]) -> io::Result<()> {
     tar.append(&header(name, content.len() as u64)?, content)
 }
 

@@ -4,6 +4,7 @@ mod archive;
 mod contents;
 mod convert;
 pub mod disks;
+pub mod export;
 mod folder;
 pub mod hull_toml;
 mod image;

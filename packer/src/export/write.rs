@@ -1,0 +1,287 @@
+//! What was planned, written: a file, or a folder of files, that is there when it is complete.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use appliance::Digest;
+use formats::image::{self, ImageWriteError, WriteOptions};
+use formats::{Disk, ReadError, Run, RunKind};
+
+use super::{Content, Plan, Planned, PlannedDisk, container_disk};
+use crate::Progress;
+use crate::new_file::{NewFile, NewFileError};
+
+/// How an export is written.
+#[derive(Debug, Clone, Copy)]
+pub struct ExportOptions {
+    /// The threads that read, decompress and compress.
+    pub threads: NonZeroUsize,
+    /// What is exported: the digest of the appliance's manifest. UUIDs and content identifiers are made of it, so that
+    /// the same appliance gives the same bytes.
+    pub manifest: Digest,
+}
+
+impl ExportOptions {
+    /// A thread for each processor.
+    pub fn new(manifest: Digest) -> Self {
+        Self { threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN), manifest }
+    }
+}
+
+/// Why nothing was exported. What was at the path before is still there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// There is something that a file cannot take the place of.
+    #[error("`{}` is {kind}; expected a file, or nothing yet", path.display())]
+    NotAFile {
+        /// Where the file was to go.
+        path: PathBuf,
+        /// What is there.
+        kind: &'static str,
+    },
+    /// There is something that a folder cannot take the place of.
+    #[error("`{}` is there already; expected an empty folder, or nothing yet", path.display())]
+    NotFree {
+        /// Where the folder was to go.
+        path: PathBuf,
+    },
+    /// A file or folder could not be written.
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A disk could not be written.
+    #[error("cannot write `{}`", path.display())]
+    Image {
+        /// The file that it was written to.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: ImageWriteError,
+    },
+}
+
+impl Plan {
+    /// The disks of the appliance that are needed to write it.
+    pub fn disks(&self) -> Vec<&str> {
+        let contents: Vec<&Content> = match &self.output {
+            Planned::File(content) => vec![content],
+            Planned::Folder(files) => files.iter().map(|(_, content)| content).collect(),
+        };
+        contents.into_iter().filter_map(Content::disk).collect()
+    }
+
+    /// Writes what was planned to `path`, and gives back how many bytes that are. `disks` has those that
+    /// [`Plan::disks`] names.
+    ///
+    /// # Errors
+    ///
+    /// [`ExportError`].
+    ///
+    /// # Panics
+    ///
+    /// If a disk is not among `disks`.
+    pub fn write(
+        &self,
+        path: &Path,
+        disks: &BTreeMap<String, Box<dyn Disk>>,
+        options: &ExportOptions,
+        progress: &dyn Progress,
+    ) -> Result<u64, ExportError> {
+        let writer = Writer { disks, options, progress };
+        match &self.output {
+            Planned::File(content) => {
+                let new = new_file(path)?;
+                writer.write(content, path, new.file())?;
+                new.publish().map_err(|source| ExportError::Write { path: path.to_owned(), source })
+            }
+            Planned::Folder(files) => {
+                let new = NewFolder::create(path)?;
+                let mut bytes = 0;
+                for (name, content) in files {
+                    let path = new.unfinished.join(name);
+                    let failed = |source| ExportError::Write { path: path.clone(), source };
+                    // For image formats, what they cannot write they have to read.
+                    let file = File::options()
+                        .read(true)
+                        .write(true)
+                        .create_new(true)
+                        .open(&path)
+                        .map_err(failed)?;
+                    writer.write(content, &path, &file)?;
+                    bytes += file.metadata().map_err(failed)?.len();
+                }
+                new.publish()?;
+                Ok(bytes)
+            }
+        }
+    }
+}
+
+impl Content {
+    fn disk(&self) -> Option<&str> {
+        match self {
+            Self::Text(_) => None,
+            Self::Image { disk, .. } | Self::ContainerDisk { disk, .. } => match disk {
+                PlannedDisk::OfAppliance { name } => Some(name),
+                PlannedDisk::Empty { .. } => None,
+            },
+        }
+    }
+}
+
+pub(super) fn new_file(path: &Path) -> Result<NewFile, ExportError> {
+    NewFile::create(path).map_err(|error| match error {
+        NewFileError::NotAFile(kind) => ExportError::NotAFile { path: path.to_owned(), kind },
+        NewFileError::Io(source) => ExportError::Write { path: path.to_owned(), source },
+    })
+}
+
+/// What writing a file needs.
+pub(super) struct Writer<'a> {
+    disks: &'a BTreeMap<String, Box<dyn Disk>>,
+    options: &'a ExportOptions,
+    progress: &'a dyn Progress,
+}
+
+impl Writer<'_> {
+    /// Writes `content` to `file`, which is empty; messages call it `path`.
+    fn write(&self, content: &Content, path: &Path, mut file: &File) -> Result<(), ExportError> {
+        let failed = |source| ExportError::Write { path: path.to_owned(), source };
+        match content {
+            Content::Text(text) => file.write_all(text.as_bytes()).map_err(failed),
+            Content::Image { disk, target } => self.image(disk, *target, path, file),
+            Content::ContainerDisk { disk, image, arch, tag } => {
+                // Removed again when it goes out of scope.
+                let disk_image = new_file(path)?;
+                self.image(disk, *image, path, disk_image.file())?;
+                container_disk::write(disk_image.file(), *arch, tag, file).map_err(failed)
+            }
+        }
+    }
+
+    /// Writes a disk to `file`, which is empty.
+    pub(super) fn image(
+        &self,
+        disk: &PlannedDisk,
+        target: image::Target,
+        path: &Path,
+        file: &File,
+    ) -> Result<(), ExportError> {
+        let failed = |source| ExportError::Write { path: path.to_owned(), source };
+        let empty;
+        let (name, disk): (_, &dyn Disk) = match disk {
+            PlannedDisk::OfAppliance { name } => (
+                name.as_str(),
+                &**self.disks.get(name).expect("the caller has the disks that the plan names"),
+            ),
+            PlannedDisk::Empty { size_bytes } => {
+                empty = EmptyDisk { size_bytes: *size_bytes };
+                ("", &empty)
+            }
+        };
+        let progress = |done_bytes| {
+            if !name.is_empty() {
+                self.progress.packed(name, done_bytes, disk.size_bytes());
+            }
+        };
+        let file_name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        let seed =
+            [self.options.manifest.to_string().as_bytes(), b"/", name.as_bytes(), b"/", file_name].concat();
+        let hash = Digest::sha256(&seed).hex();
+        let identity = std::array::from_fn(|n| {
+            u8::from_str_radix(&hash[2 * n..2 * n + 2], 16).expect("a digest is hex digits")
+        });
+        let options = WriteOptions { threads: self.options.threads, identity };
+        let file = file.try_clone().map_err(failed)?;
+        image::write(disk, target, file, &options, &progress)
+            .map_err(|source| ExportError::Image { path: path.to_owned(), source })?;
+        Ok(())
+    }
+}
+
+/// A disk of zeros.
+#[derive(Debug)]
+struct EmptyDisk {
+    size_bytes: u64,
+}
+
+impl EmptyDisk {
+    fn check(&self, offset: u64, len: u64) -> Result<(), ReadError> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.size_bytes => Ok(()),
+            _ => Err(ReadError::OutOfRange { offset, len, size_bytes: self.size_bytes }),
+        }
+    }
+}
+
+impl Disk for EmptyDisk {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.check(offset, buf.len() as u64)?;
+        buf.fill(0);
+        Ok(())
+    }
+
+    fn runs(&self, offset: u64, len: u64) -> Result<Vec<Run>, ReadError> {
+        self.check(offset, len)?;
+        Ok(vec![Run { len, kind: RunKind::Zero }])
+    }
+}
+
+/// A folder beside the one that it will become; gone again unless it is published.
+#[derive(Debug)]
+struct NewFolder {
+    target: PathBuf,
+    unfinished: PathBuf,
+    published: bool,
+}
+
+impl NewFolder {
+    fn create(target: &Path) -> Result<Self, ExportError> {
+        let is_free = match fs::read_dir(target) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => !target.is_symlink(),
+            Err(_) => false,
+        };
+        // A path such as `..` has no name of its own.
+        let Some(name) = target.file_name().filter(|_| is_free) else {
+            return Err(ExportError::NotFree { path: target.to_owned() });
+        };
+        let mut name = name.to_owned();
+        name.push(format!(".{}.part", std::process::id()));
+        let unfinished = target.with_file_name(name);
+        fs::create_dir(&unfinished)
+            .map_err(|source| ExportError::Write { path: target.to_owned(), source })?;
+        Ok(Self { target: target.to_owned(), unfinished, published: false })
+    }
+
+    /// Takes the place of an empty folder, and of nothing else.
+    fn publish(mut self) -> Result<(), ExportError> {
+        fs::rename(&self.unfinished, &self.target)
+            .map_err(|source| ExportError::Write { path: self.target.clone(), source })?;
+        self.published = true;
+        Ok(())
+    }
+}
+
+impl Drop for NewFolder {
+    fn drop(&mut self) {
+        if !self.published {
+            // Best effort: the error that led here is what the caller hears of.
+            let _ = fs::remove_dir_all(&self.unfinished);
+        }
+    }
+}
