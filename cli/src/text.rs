@@ -64,9 +64,21 @@ pub(crate) fn json(value: &serde_json::Value) {
 
 /// Prints rows under bold headings, on stdout.
 pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>) {
+    for line in table_lines(headings, rows, std::io::stdout().is_terminal()) {
+        result(line);
+    }
+}
+
+/// Says rows under bold headings to the person at the terminal: on stderr.
+pub(crate) fn say_table(headings: &[&str], rows: Vec<Vec<String>>) {
+    for line in table_lines(headings, rows, std::io::stderr().is_terminal()) {
+        say(line);
+    }
+}
+
+fn table_lines(headings: &[&str], rows: Vec<Vec<String>>, bold: bool) -> Vec<String> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    let bold = std::io::stdout().is_terminal();
     table.set_header(headings.iter().map(|heading| {
         let cell = Cell::new(heading);
         if bold { cell.add_attribute(Attribute::Bold) } else { cell }
@@ -75,9 +87,7 @@ pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>) {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    for line in table.to_string().lines() {
-        result(line.trim_end());
-    }
+    table.to_string().lines().map(|line| line.trim_end().to_owned()).collect()
 }
 
 /// `text` with control characters written out.

@@ -54,13 +54,23 @@ enum To {
 
 /// How a qcow2 image is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum CompressionArg {
+pub(super) enum CompressionArg {
     /// Not at all
     None,
     /// What every reader knows
     Zlib,
     /// Smaller and faster; QEMU knows it since 5.1
     Zstd,
+}
+
+impl From<CompressionArg> for Compression {
+    fn from(compression: CompressionArg) -> Self {
+        match compression {
+            CompressionArg::None => Self::None,
+            CompressionArg::Zlib => Self::Zlib,
+            CompressionArg::Zstd => Self::Zstd,
+        }
+    }
 }
 
 impl ConvertArgs {
@@ -72,11 +82,7 @@ impl ConvertArgs {
         let adapter = VmdkAdapter::default();
         Ok(match self.to {
             To::Raw => Target::Raw,
-            To::Qcow2 => Target::Qcow2(match self.compression {
-                None | Some(CompressionArg::None) => Compression::None,
-                Some(CompressionArg::Zlib) => Compression::Zlib,
-                Some(CompressionArg::Zstd) => Compression::Zstd,
-            }),
+            To::Qcow2 => Target::Qcow2(self.compression.map_or(Compression::None, Into::into)),
             To::Vmdk => Target::VmdkStream(adapter),
             To::VmdkSparse => Target::VmdkSparse(adapter),
         })

@@ -3,6 +3,7 @@
 mod completions;
 mod console;
 mod convert;
+mod export;
 mod images;
 mod import;
 mod inspect;
@@ -54,6 +55,7 @@ pub(crate) enum Command {
     Pack(pack::PackArgs),
     Import(Box<import::ImportArgs>),
     Convert(convert::ConvertArgs),
+    Export(export::ExportArgs),
     Inspect(inspect::InspectArgs),
     Images(images::ImagesArgs),
     Tag(tag::TagArgs),
@@ -85,6 +87,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<ExitCode, Comma
         Command::Pack(args) => pack::run(context, &args).map(done),
         Command::Import(args) => import::run(context, &args).map(done),
         Command::Convert(args) => convert::run(&args).map(done),
+        Command::Export(args) => export::run(context, &args).map(done),
         Command::Inspect(args) => inspect::run(context, &args).map(done),
         Command::Images(args) => images::run(context, &args).map(done),
         Command::Tag(args) => tag::run(context, &args).map(done),

@@ -9,6 +9,7 @@ mod bad_input;
 mod convert;
 mod drill;
 mod exchange;
+mod export;
 mod help;
 mod import;
 mod nbd;

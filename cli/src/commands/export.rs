@@ -1,0 +1,320 @@
+//! `export`: an appliance for other platforms, and what it loses on the way.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use appliance::{Reference, Version};
+use clap::ValueEnum;
+use packer::export::{
+    ExportError, ExportOptions, Limits, Loss, LossReport, Plan, PlanError, Subject, container_disks, images,
+    kubevirt, libvirt,
+};
+use packer::{Compression, Contents, Platform, Target, VmdkAdapter};
+use serde_json::json;
+
+use super::convert::CompressionArg;
+use crate::context::Context;
+use crate::error::{CommandError, Exit};
+use crate::packing::Bar;
+use crate::text::{self, size};
+
+/// Write an appliance for another platform
+///
+/// What the other platform cannot express is listed, and nothing is written unless `--lossy` agrees to that. A rule
+/// of the firewall that it cannot express is left out, so that nothing becomes wider; a disk alone has no firewall at all.
+/// docs/export.md says what becomes of each key.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExportArgs {
+    /// The appliance, as `[HOST[:PORT]/]NAME[:TAG|@DIGEST]`
+    reference: Reference,
+    /// What to write
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    to: To,
+    /// Where to write it: a file, or a folder where there are several
+    #[arg(long, short, value_name = "PATH")]
+    output: PathBuf,
+    /// Only this disk [default: all disks]
+    #[arg(long, value_name = "NAME")]
+    disk: Option<String>,
+    /// Only this machine [default: all machines]
+    #[arg(long, value_name = "NAME")]
+    machine: Option<String>,
+    /// Go on although something is lost
+    #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "narrower")]
+    lossy: Option<Lossy>,
+    /// How clusters are compressed, with `--to qcow2` [default: zstd]
+    #[arg(long, value_enum)]
+    compression: Option<CompressionArg>,
+    /// Which kind, with `--to vmdk` and `--to vhd` [default: stream, dynamic]
+    #[arg(long, value_enum)]
+    subformat: Option<Subformat>,
+    /// Where a registry has a disk's containerDisk, with `--to kubevirt` [default: NAME-DISK:TAG]
+    #[arg(long = "image", value_name = "[DISK=]REF")]
+    images: Vec<String>,
+    /// The platform, where the appliance is there for several
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<String>,
+    /// Threads that read, decompress and compress [default: one for each processor]
+    #[arg(long, value_name = "NUMBER")]
+    threads: Option<NonZeroUsize>,
+    /// Print what is lost as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum To {
+    /// Disks: QEMU's format, version 3
+    Qcow2,
+    /// Disks: the bytes, with holes where they are zero
+    Raw,
+    /// Disks: VMware's
+    Vmdk,
+    /// Disks: Virtual PC's and Hyper-V's older one
+    Vhd,
+    /// Disks: Hyper-V's
+    Vhdx,
+    /// Disks: VirtualBox's
+    Vdi,
+    /// Disks: each in a container image that KubeVirt boots, as an OCI archive
+    Containerdisk,
+    /// A folder for `kubectl apply`: VirtualMachines, NetworkPolicies, volumes; containerDisks beside them
+    Kubevirt,
+    /// A folder for `virsh define`: domains, nwfilters, networks; disks beside them
+    Libvirt,
+}
+
+/// How much may be lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Lossy {
+    /// Rules whose rate or number of connections cannot be limited are left out
+    Narrower,
+    /// Such rules hold without their limits
+    Wider,
+}
+
+/// Kinds of VMDK and VHD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Subformat {
+    /// VMDK for transport, compressed: streamOptimized
+    Stream,
+    /// VMDK for use: monolithicSparse
+    Sparse,
+    /// VHD that grows
+    Dynamic,
+    /// VHD of the disk's whole size
+    Fixed,
+}
+
+pub(crate) fn run(context: &Context, args: &ExportArgs) -> Result<(), CommandError> {
+    let store = context.store()?;
+    let _hold = store.hold()?;
+    let contents = Contents::read(&store, &store.resolve(&args.reference)?)?;
+    let platform = args.platform.clone().unwrap_or_else(crate::host::platform);
+    let platform = contents.platform(&platform)?;
+    let limits = if args.lossy == Some(Lossy::Wider) { Limits::Dropped } else { Limits::Respected };
+    let subject = Subject::new(&platform.config, &platform.policy, args.machine.as_deref(), limits)?;
+    let plan = args.plan(&subject, platform)?;
+    let written = match plan.report.losses.len() {
+        lost if lost > 0 && args.lossy.is_none() => None,
+        _ => {
+            let mut disks = BTreeMap::new();
+            for name in plan.disks() {
+                disks.insert(name.to_owned(), registry_client::open_disk(&store, &platform.manifest, name)?);
+            }
+            let start = Instant::now();
+            let mut options = ExportOptions::new(platform.manifest_blob.digest);
+            options.threads = args.threads.unwrap_or(options.threads);
+            let bar = Bar::new();
+            let written = plan.write(&args.output, &disks, &options, &bar);
+            bar.finish();
+            Some((written?, start.elapsed()))
+        }
+    };
+    report(args, &plan.report, written.is_some());
+    let Some((bytes, time)) = written else {
+        let lost = text::count(plan.report.losses.len() as u64, "thing");
+        let message = format!("{lost} of {} cannot be expressed as {}", args.reference, args.to.name());
+        return Err(CommandError::new(Exit::Refused, message).hint(
+            "nothing was written; `--lossy` writes what can be expressed, once you agree to the list above",
+        ));
+    };
+    let output = text::plain(&args.output.display().to_string());
+    text::say(format_args!("Wrote {output} ({}) in {}.", size(bytes), text::duration(time)));
+    if args.to == To::Kubevirt {
+        text::say(
+            "Before `kubectl apply`, a registry needs the containerDisks: `skopeo copy oci-archive:FILE docker://IMAGE`.",
+        );
+    }
+    if !args.json {
+        text::result(output);
+    }
+    Ok(())
+}
+
+impl To {
+    fn name(self) -> String {
+        self.to_possible_value().expect("none is hidden").get_name().to_owned()
+    }
+}
+
+impl ExportArgs {
+    fn plan(&self, subject: &Subject<'_>, platform: &Platform) -> Result<Plan, CommandError> {
+        self.check_options()?;
+        let tag = match self.reference.version() {
+            Version::Tag(tag) => tag.as_str(),
+            Version::Digest(_) => "latest",
+        };
+        let disk = self.disk.as_deref();
+        let plan = match self.to {
+            To::Containerdisk => container_disks(subject, disk, tag),
+            To::Kubevirt => {
+                let references = self.image_references(platform)?;
+                kubevirt(subject, &|disk| references.get(disk).cloned().unwrap_or_default(), tag)
+            }
+            To::Libvirt => {
+                // A domain names its disks from the root.
+                let folder = std::path::absolute(&self.output)?;
+                libvirt(subject, &folder, Target::Qcow2(Compression::None))
+            }
+            _ => images(subject, disk, self.target(), &self.to.name()),
+        };
+        Ok(plan?)
+    }
+
+    /// Each option belongs to some formats; elsewhere it would do nothing.
+    fn check_options(&self) -> Result<(), CommandError> {
+        let of_subformat: &[To] = match self.subformat {
+            Some(Subformat::Stream | Subformat::Sparse) => &[To::Vmdk],
+            Some(Subformat::Dynamic | Subformat::Fixed) => &[To::Vhd],
+            None => &[],
+        };
+        let documents = [To::Kubevirt, To::Libvirt].contains(&self.to);
+        for (is_wrong, option, wanted) in [
+            (self.compression.is_some() && self.to != To::Qcow2, "--compression", "`--to qcow2`"),
+            (
+                self.subformat.is_some() && !of_subformat.contains(&self.to),
+                "--subformat",
+                "`--to vmdk` (stream, sparse) and `--to vhd` (dynamic, fixed)",
+            ),
+            (!self.images.is_empty() && self.to != To::Kubevirt, "--image", "`--to kubevirt`"),
+            (self.disk.is_some() && documents, "--disk", "formats of disks"),
+        ] {
+            if is_wrong {
+                let message = format!("`{option}` cannot be used with `--to {}`", self.to.name());
+                return Err(CommandError::new(Exit::Usage, message).hint(format!("it goes with {wanted}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a disk is written as; documents never ask.
+    fn target(&self) -> Target {
+        let adapter = VmdkAdapter::default();
+        match (self.to, self.subformat) {
+            (To::Vmdk, Some(Subformat::Sparse)) => Target::VmdkSparse(adapter),
+            (To::Vmdk, _) => Target::VmdkStream(adapter),
+            (To::Vhd, Some(Subformat::Fixed)) => Target::VhdFixed,
+            (To::Vhd, _) => Target::VhdDynamic,
+            (To::Vhdx, _) => Target::Vhdx,
+            (To::Vdi, _) => Target::Vdi,
+            (To::Qcow2, _) => Target::Qcow2(self.compression.map_or(Compression::Zstd, Into::into)),
+            _ => Target::Raw,
+        }
+    }
+
+    /// Where a registry has each disk's containerDisk.
+    fn image_references(&self, platform: &Platform) -> Result<BTreeMap<String, String>, CommandError> {
+        let disks: Vec<&str> = platform.manifest.disks.iter().map(|disk| disk.name.as_str()).collect();
+        let tag = self.reference.tag().unwrap_or("latest");
+        let usual = |disk: &&str| format!("{}-{disk}:{tag}", self.reference.repository());
+        let mut references: BTreeMap<String, String> =
+            disks.iter().map(|disk| ((*disk).to_owned(), usual(disk))).collect();
+        for image in &self.images {
+            let usage = |message: String| {
+                CommandError::new(Exit::Usage, message)
+                    .hint("write it as DISK=REF, such as root=registry.example/web-root:1.4")
+            };
+            let (disk, reference) = match (image.split_once('='), disks.as_slice()) {
+                (Some((disk, reference)), disks) if disks.contains(&disk) => (disk, reference),
+                (Some((disk, _)), _) => {
+                    let message = format!("there is no disk `{disk}`; there is {}", disks.join(", "));
+                    return Err(usage(message));
+                }
+                (None, [disk]) => (*disk, image.as_str()),
+                (None, _) => return Err(usage(format!("`{image}` does not say for which disk it is"))),
+            };
+            if let Err(error) = reference.parse::<Reference>() {
+                return Err(usage(format!("`{reference}` is no reference: {error}")));
+            }
+            references.insert(disk.to_owned(), reference.to_owned());
+        }
+        Ok(references)
+    }
+}
+
+/// Says what is lost, and what the other platform promises to nobody.
+fn report(args: &ExportArgs, report: &LossReport, written: bool) {
+    if args.json {
+        let all = |losses: &[Loss]| losses.iter().map(Loss::to_json).collect::<Vec<_>>();
+        text::json(&json!({
+            "reference": args.reference, "format": args.to.name(), "output": args.output, "written": written,
+            "losses": all(&report.losses), "notices": all(&report.notices),
+        }));
+        return;
+    }
+    for (losses, heading) in [
+        (&report.notices, format!("What no export to {} can promise:", args.to.name())),
+        (&report.losses, format!("What cannot be expressed as {}:", args.to.name())),
+    ] {
+        if losses.is_empty() {
+            continue;
+        }
+        text::say(heading);
+        let row = |loss: &Loss| {
+            let machine = loss.machine.clone().unwrap_or_default();
+            vec![machine, loss.key.clone(), loss.effect.to_string(), loss.becomes.clone()]
+        };
+        text::say_table(
+            &["MACHINE", "KEY", "ACCESS", "WHAT BECOMES OF IT"],
+            losses.iter().map(row).collect(),
+        );
+    }
+}
+
+impl From<PlanError> for CommandError {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::NoSuchMachine { .. } | PlanError::NoSuchDisk { .. } => {
+                Self::from_error(Exit::NotFound, error).hint("`hull inspect` lists machines and disks")
+            }
+            PlanError::Folder { .. } => {
+                Self::from_error(Exit::Usage, error).hint("choose another folder with `--output`")
+            }
+            error => Self::from_error(Exit::Failed, error)
+                .hint("`--machine` exports one machine; names and NICs are in hull.toml"),
+        }
+    }
+}
+
+impl From<ExportError> for CommandError {
+    fn from(error: ExportError) -> Self {
+        let hint = match &error {
+            ExportError::NotAFile { .. } | ExportError::NotFree { .. } => {
+                return Self::from_error(Exit::Usage, error).hint(
+                    "`--output` is a file where one disk is written, and else an empty folder or nothing yet",
+                );
+            }
+            ExportError::Image { .. } => {
+                "if the disk is too large for the format, `--to qcow2` and `--to raw` hold it; if it cannot be \
+                 read, `hull rmi` the appliance and pull it anew"
+            }
+            _ => "`--output` is a path in a folder that is there, may be written to and has room",
+        };
+        // The place that is full is not HULL_HOME, which the hint for a full disk is about.
+        Self { hint: Some(hint.to_owned()), ..Self::from_error(Exit::Failed, error) }
+    }
+}
