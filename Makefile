@@ -4,6 +4,7 @@ help:
 	@echo 'make demo    a Debian and nginx disk becomes an appliance, travels through a registry, boots, and its firewall holds'
 	@echo 'make test    format, lint and all tests; ends with "N passed, N failed, N skipped"'
 	@echo 'make bench   measures against qemu-img, zstd and curl and writes docs/benchmarks.md'
+	@echo 'make fuzz    runs each fuzz target for SECONDS=60, where a fuzzer can be had'
 	@echo 'make build   target/release/hull'
 	@echo 'make lint    format and lint only'
 	@echo 'make clean   removes what was built, the demo disk included'
@@ -23,6 +24,9 @@ bench:
 	cargo build --release --bin hull
 	scripts/bench
 
+fuzz:
+	scripts/fuzz $(SECONDS)
+
 build:
 	cargo build --release --bin hull
 
@@ -34,4 +38,4 @@ clean:
 	cargo clean
 	rm -rf .cache examples/web/web.vmdk
 
-.PHONY: help demo test bench build lint clean
+.PHONY: help demo test bench fuzz build lint clean
