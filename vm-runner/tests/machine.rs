@@ -238,7 +238,7 @@ fn qemu_accepts_every_arrangement_of_drives() {
     let Some(qemu) = qemu() else { return };
     let folder = tempfile::tempdir().unwrap();
     let drive = |index: usize, bus, read_only: bool| {
-        let export = Export::new(&format!("disk{index}"), Arc::new(BootDisk(Vec::new())), |_| {});
+        let export = Export::new(format!("disk{index}"), Arc::new(BootDisk(Vec::new())), |_| {});
         let (connection, image) = Connection::pair(export.into()).unwrap();
         let content = if read_only {
             DriveContent::ReadOnly { image }
