@@ -8,6 +8,8 @@
 #[path = "image_differential/chains.rs"]
 mod chains;
 mod image_samples;
+#[path = "image_differential/second_opinion.rs"]
+mod second_opinion;
 #[path = "image_differential/vmdk_parts.rs"]
 mod vmdk_parts;
 
@@ -243,8 +245,12 @@ fn make_raw_of(folder: &Path, random: &mut Random, size: u64) -> PathBuf {
 }
 
 fn make_qcow2(folder: &Path, random: &mut Random) -> PathBuf {
-    let image = folder.join("image.qcow2");
     let options = Qcow2Options::any(random);
+    make_qcow2_with(folder, options, random)
+}
+
+fn make_qcow2_with(folder: &Path, options: Qcow2Options, random: &mut Random) -> PathBuf {
+    let image = folder.join("image.qcow2");
     println!("{options:?}");
     if random.one_in(2) {
         let raw = make_raw_of(folder, random, options.size);
