@@ -4,7 +4,7 @@
 //! is decompressed; reading, zeros, runs and the cache of units are done here, once.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::cache::SlotCache;
 use super::source::Source;
@@ -88,8 +88,9 @@ pub(super) struct MappedDisk<M> {
     file: Source,
     map: M,
     parent: Option<Box<dyn Disk>>,
-    /// Decompressed units of which only a part was asked for.
-    unpacked: SlotCache<[u8]>,
+    /// Decompressed units of which only a part was asked for; made when there is the first of them, for a disk may
+    /// be made of thousands of these, and most have none.
+    unpacked: OnceLock<SlotCache<[u8]>>,
 }
 
 const UNPACKED_CACHE_BYTES: u64 = 4 << 20;
@@ -100,9 +101,7 @@ const MOST_EXTENTS_PER_CALL: usize = 256;
 impl<M: Map> MappedDisk<M> {
     /// A disk whose `map` leads into `file` and, where it says so, to `parent`.
     pub(super) fn new(file: Source, map: M, parent: Option<Box<dyn Disk>>) -> Self {
-        let units = map.size_bytes().div_ceil(map.unit_bytes());
-        let unpacked = SlotCache::new(UNPACKED_CACHE_BYTES, map.unit_bytes(), units);
-        MappedDisk { file, map, parent, unpacked }
+        MappedDisk { file, map, parent, unpacked: OnceLock::new() }
     }
 
     /// The bytes of `offset..end` that the parent has.
@@ -129,12 +128,19 @@ impl<M: Map> MappedDisk<M> {
         }
     }
 
+    fn unpacked(&self) -> &SlotCache<[u8]> {
+        self.unpacked.get_or_init(|| {
+            let units = self.map.size_bytes().div_ceil(self.map.unit_bytes());
+            SlotCache::new(UNPACKED_CACHE_BYTES, self.map.unit_bytes(), units)
+        })
+    }
+
     fn read_packed(&self, unit: Unit, within: u64, piece: &mut [u8]) -> Result<(), ReadError> {
         let unit_bytes = self.map.unit_bytes() as usize;
         if piece.len() == unit_bytes {
             return self.map.unpack(&self.file, unit, piece);
         }
-        let content = self.unpacked.get_or_load(unit.index, || {
+        let content = self.unpacked().get_or_load(unit.index, || {
             let mut content: Arc<[u8]> = std::iter::repeat_n(0, unit_bytes).collect();
             let unshared = Arc::get_mut(&mut content).expect("it was made in the line above");
             self.map.unpack(&self.file, unit, unshared)?;
@@ -197,7 +203,59 @@ impl<M: Map> Disk for MappedDisk<M> {
                     _ => runs.push(run),
                 }
             }
+            // The parent has looked as far as it may, and perhaps asked its own. Were it asked again for every extent
+            // here, the work would be multiplied by each image of a chain.
+            if extent.place == Place::Inherited && self.parent.is_some() {
+                break;
+            }
         }
         Ok(runs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    const SIZE_BYTES: u64 = 1 << 40;
+
+    /// Every second stripe is the parent's, the others are stored, all in one place.
+    #[derive(Debug)]
+    struct Stripes {
+        stripe_bytes: u64,
+        /// How often an extent was asked for.
+        asked: Arc<AtomicU64>,
+    }
+
+    impl Map for Stripes {
+        fn size_bytes(&self) -> u64 {
+            SIZE_BYTES
+        }
+
+        fn unit_bytes(&self) -> u64 {
+            512
+        }
+
+        fn extent(&self, _file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let len = most.min(self.stripe_bytes - offset % self.stripe_bytes);
+            let is_stored = (offset / self.stripe_bytes).is_multiple_of(2);
+            Ok(Extent { len, place: if is_stored { Place::Stored { offset: 0 } } else { Place::Inherited } })
+        }
+    }
+
+    #[test]
+    fn each_image_of_a_chain_adds_to_the_work_of_finding_runs_and_does_not_multiply_it() {
+        let asked = Arc::new(AtomicU64::new(0));
+        let chain = (9..31).step_by(7).fold(None, |parent: Option<Box<dyn Disk>>, stripe_bits| {
+            let map = Stripes { stripe_bytes: 1 << stripe_bits, asked: Arc::clone(&asked) };
+            Some(Box::new(MappedDisk::new(Source::concat([]), map, parent)))
+        });
+        let runs = chain.unwrap().runs(0, SIZE_BYTES).unwrap();
+        assert!(runs.iter().map(|run| run.len).sum::<u64>() > 0);
+        let asked = asked.load(Ordering::Relaxed);
+        assert!(asked <= 4 * MOST_EXTENTS_PER_CALL as u64, "{asked} extents were asked for");
     }
 }

@@ -87,8 +87,9 @@ impl Mapping {
         let per_table = self.header.bytes_per_table();
         let l1_index = offset / per_table;
         if self.l2_offsets[l1_index as usize] == 0 {
-            let absent =
-                self.l2_offsets[l1_index as usize..].iter().take_while(|&&offset| offset == 0).count();
+            let last = (offset + most - 1) / per_table;
+            let here = &self.l2_offsets[l1_index as usize..=last as usize];
+            let absent = here.iter().take_while(|&&offset| offset == 0).count();
             let end = (l1_index + absent as u64) * per_table;
             return Ok(Extent { len: most.min(end - offset), place: Place::Inherited });
         }

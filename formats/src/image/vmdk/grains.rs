@@ -68,7 +68,9 @@ impl Grains {
         let per_table = self.header.bytes_per_table();
         let number = offset / per_table;
         if self.directory[number as usize] == 0 {
-            let absent = self.directory[number as usize..].iter().take_while(|&&sector| sector == 0).count();
+            let last = (offset + most - 1) / per_table;
+            let here = &self.directory[number as usize..=last as usize];
+            let absent = here.iter().take_while(|&&sector| sector == 0).count();
             let end = (number + absent as u64) * per_table;
             return Ok(Extent { len: most.min(end - offset), place: Place::Inherited });
         }
