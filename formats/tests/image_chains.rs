@@ -203,6 +203,31 @@ fn chains_that_do_not_fit_together_are_refused() {
 }
 
 #[test]
+fn a_chain_has_no_more_room_for_tables_than_one_image() {
+    // A disk of 128 GiB in clusters of 512 bytes, of which none is there: an L1 table of 32 MiB.
+    let mut image = over_backing_file(qcow2().0, Some("qcow2"));
+    put(&mut image, 24, &(1u64 << 37).to_be_bytes());
+    put(&mut image, 36, &(1u32 << 22).to_be_bytes());
+    put(&mut image, 40, &4096u64.to_be_bytes());
+    let layer = |name| {
+        let file = file_of(&image);
+        file.set_len(4096 + (32 << 20)).unwrap();
+        Layer { source: Source::new(file).unwrap(), name, format: None }
+    };
+    let base = Layer { source: Source::new(file_of(&qcow2().0)).unwrap(), name: "base", format: None };
+    let limits = Limits { max_size_bytes: 1 << 40 };
+    let open = |backing| image::open(ImageRequest { layer: layer("top"), backing, parts: None, limits });
+    assert_eq!(
+        told(&open(vec![layer("below"), base.clone()]).unwrap_err()),
+        "cannot open below as a disk: its tables have 33554432 bytes, for which 33554416 are left; all images of a chain may have 33554432 together",
+    );
+    assert_eq!(
+        told(&open(vec![base]).unwrap_err()),
+        "cannot open top as a disk: its tables have 33554432 bytes, for which 33554416 are left; all images of a chain may have 33554432 together",
+    );
+}
+
+#[test]
 fn internal_snapshots_are_left_out_and_said_to_be() {
     for (count, want) in [(1u32, "1 internal snapshot"), (3, "3 internal snapshots")] {
         let (mut image, disk) = qcow2();

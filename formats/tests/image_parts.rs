@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::io;
 use std::iter::successors;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use formats::image::{self, Image, ImageRequest, Layer, Limits, OpenError, Parts, Source};
 use formats::{ReadError, Run, RunKind};
@@ -223,6 +224,31 @@ fn descriptor_files_are_bounded_in_bytes_extents_and_memory() {
         None,
         "vmdk: at byte 0, descriptor is a file of 1048577 bytes; wanted at most 1048576 bytes",
     );
+}
+
+/// One file, and how often it was asked for.
+#[derive(Debug)]
+struct Counted {
+    file: Vec<u8>,
+    asked: AtomicU32,
+}
+
+impl Parts for Counted {
+    fn part(&self, _name: &str) -> io::Result<Option<Source>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        Ok(Some(Source::new(file_of(&self.file)).unwrap()))
+    }
+}
+
+#[test]
+fn a_part_that_many_extents_name_is_asked_for_once() {
+    let extents: Vec<_> = (0..4).rev().map(|sector| format!("RW 1 FLAT \"a.vmdk\" {sector}")).collect();
+    let text = descriptor("custom", &extents.join("\n"));
+    let parts = Counted { file: content(1, 2048), asked: AtomicU32::new(0) };
+    let layer = Layer { source: Source::new(file_of(&text)).unwrap(), name: "disk", format: None };
+    let request = ImageRequest { layer, backing: Vec::new(), parts: Some(&parts), limits: LIMITS };
+    assert_eq!(image::open(request).unwrap().disk.size_bytes(), 2048);
+    assert_eq!(parts.asked.into_inner(), 1);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //!
 //! Which files these are is the caller's word alone; what an image says of its parent is only held against it.
 
+use std::cell::Cell;
+
 use super::{Format, Image, ImageRequest, Layer, LeftOut, Limits, OpenError, Parts, Refusal};
 use super::{Source, detect, qcow2, raw, vdi, vhd, vhdx, vmdk};
 use crate::Disk;
@@ -12,15 +14,49 @@ pub(super) const WITHOUT_PARENT: &str =
 
 /// A read goes down the chain by as many calls, and each image keeps its own tables in memory.
 const LONGEST_CHAIN: usize = 256;
+/// Ours: what the tables of a chain that stay in memory may have in all. QEMU allows one qcow2 image as much.
+const MOST_TABLE_BYTES: u64 = 32 << 20;
 
 /// What a format may use besides the image's own bytes.
 #[derive(Debug)]
 pub(super) struct Surroundings<'a> {
     pub(super) limits: Limits,
     pub(super) parts: Option<&'a dyn Parts>,
+    pub(super) memory: &'a Memory,
     /// The image that this one is a difference to. A format that reads differences takes it; one that is left
     /// was not asked for.
     pub(super) parent: Option<Parent>,
+}
+
+/// What the images of a chain keep in memory together: no more than one alone could.
+#[derive(Debug)]
+pub(super) struct Memory {
+    images: u64,
+    table_bytes_left: Cell<u64>,
+}
+
+impl Memory {
+    /// For a chain of so many images, at least one.
+    pub(super) fn of_chain(images: usize) -> Self {
+        Memory { images: images as u64, table_bytes_left: Cell::new(MOST_TABLE_BYTES) }
+    }
+
+    /// Takes room for tables that stay in memory as long as the disk is open.
+    pub(super) fn take_tables(&self, bytes: u64) -> Result<(), Refusal> {
+        let left = self.table_bytes_left.get();
+        match left.checked_sub(bytes) {
+            Some(left) => {
+                self.table_bytes_left.set(left);
+                Ok(())
+            }
+            None => Err(Refusal::TablesTooLarge { bytes, left, most: MOST_TABLE_BYTES }),
+        }
+    }
+
+    /// The share of one image, where one alone would have a cache of `alone_bytes`.
+    pub(super) fn cache_bytes(&self, alone_bytes: u64) -> u64 {
+        alone_bytes / self.images
+    }
 }
 
 /// An opened image that another one may be a difference to.
@@ -59,10 +95,11 @@ pub(super) fn open(request: ImageRequest<'_>) -> Result<Image, OpenError> {
     let layers: Vec<Layer<'_>> = [layer].into_iter().chain(backing).collect();
     let formats = settle_formats(&layers, limits)?;
     let image_format = formats[0];
+    let memory = &Memory::of_chain(layers.len());
     let mut below = None;
     for (layer, format) in layers.into_iter().zip(formats).rev() {
         let parent = below.map(|Opened { disk, identity, .. }| Parent { disk, identity });
-        below = Some(open_layer(layer, format, Surroundings { limits, parts, parent })?);
+        below = Some(open_layer(layer, format, Surroundings { limits, parts, memory, parent })?);
     }
     let Opened { disk, left_out, .. } = below.expect("the image itself is a layer");
     Ok(Image { format: image_format, disk, left_out })

@@ -79,6 +79,18 @@ pub enum Refusal {
         /// How many are opened.
         most: usize,
     },
+    /// The tables that say where things lie are too large to be kept in memory.
+    #[error(
+        "its tables have {bytes} bytes, for which {left} are left; all images of a chain may have {most} together"
+    )]
+    TablesTooLarge {
+        /// What this image's have.
+        bytes: u64,
+        /// What those that it is a difference to have left.
+        left: u64,
+        /// What a chain may have.
+        most: u64,
+    },
     /// A file that the image was cut into is not what the image says.
     #[error("its part `{}` cannot be used", name.escape_debug())]
     Part {

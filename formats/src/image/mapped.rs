@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use super::cache::SlotCache;
+use super::chain::Memory;
 use super::source::Source;
 use crate::disk::{Disk, ReadError, Run, RunKind, check_range};
 
@@ -91,6 +92,7 @@ pub(super) struct MappedDisk<M> {
     /// Decompressed units of which only a part was asked for; made when there is the first of them, for a disk may
     /// be made of thousands of these, and most have none.
     unpacked: OnceLock<SlotCache<[u8]>>,
+    unpacked_bytes: u64,
 }
 
 const UNPACKED_CACHE_BYTES: u64 = 4 << 20;
@@ -100,8 +102,9 @@ const MOST_EXTENTS_PER_CALL: usize = 256;
 
 impl<M: Map> MappedDisk<M> {
     /// A disk whose `map` leads into `file` and, where it says so, to `parent`.
-    pub(super) fn new(file: Source, map: M, parent: Option<Box<dyn Disk>>) -> Self {
-        MappedDisk { file, map, parent, unpacked: OnceLock::new() }
+    pub(super) fn new(file: Source, map: M, parent: Option<Box<dyn Disk>>, memory: &Memory) -> Self {
+        let unpacked_bytes = memory.cache_bytes(UNPACKED_CACHE_BYTES);
+        MappedDisk { file, map, parent, unpacked: OnceLock::new(), unpacked_bytes }
     }
 
     /// The bytes of `offset..end` that the parent has.
@@ -131,7 +134,7 @@ impl<M: Map> MappedDisk<M> {
     fn unpacked(&self) -> &SlotCache<[u8]> {
         self.unpacked.get_or_init(|| {
             let units = self.map.size_bytes().div_ceil(self.map.unit_bytes());
-            SlotCache::new(UNPACKED_CACHE_BYTES, self.map.unit_bytes(), units)
+            SlotCache::new(self.unpacked_bytes, self.map.unit_bytes(), units)
         })
     }
 
@@ -251,7 +254,7 @@ mod tests {
         let asked = Arc::new(AtomicU64::new(0));
         let chain = (9..31).step_by(7).fold(None, |parent: Option<Box<dyn Disk>>, stripe_bits| {
             let map = Stripes { stripe_bytes: 1 << stripe_bits, asked: Arc::clone(&asked) };
-            Some(Box::new(MappedDisk::new(Source::concat([]), map, parent)))
+            Some(Box::new(MappedDisk::new(Source::concat([]), map, parent, &Memory::of_chain(4))))
         });
         let runs = chain.unwrap().runs(0, SIZE_BYTES).unwrap();
         assert!(runs.iter().map(|run| run.len).sum::<u64>() > 0);

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::super::cache::SlotCache;
+use super::super::chain::Memory;
 use super::super::mapped::{Extent, Place, Unit};
 use super::super::source::Source;
 use super::super::{Format, LeftOut, Refusal};
@@ -49,8 +50,9 @@ struct Entry {
 }
 
 impl Mapping {
-    pub(super) fn load(file: &Source, header: Header) -> Result<Self, Refusal> {
+    pub(super) fn load(file: &Source, header: Header, memory: &Memory) -> Result<Self, Refusal> {
         let count = header.size_bytes.div_ceil(header.bytes_per_table());
+        memory.take_tables(count * 8)?;
         let mut l2_offsets = Vec::with_capacity(count as usize);
         let mut piece = vec![0; L1_PIECE_BYTES.min(count as usize * 8)];
         let mut at = header.l1_table.start;
@@ -64,7 +66,7 @@ impl Mapping {
             }
             at += piece_bytes as u64;
         }
-        let l2_tables = SlotCache::new(L2_CACHE_BYTES, header.cluster_bytes(), count);
+        let l2_tables = SlotCache::new(memory.cache_bytes(L2_CACHE_BYTES), header.cluster_bytes(), count);
         Ok(Mapping { header, l2_offsets, l2_tables })
     }
 

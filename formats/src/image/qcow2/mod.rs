@@ -68,10 +68,10 @@ pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened
         })?),
     };
     let decompressor = Decompressor::new(header.codec);
-    let mapping = Mapping::load(&file, header)?;
+    let mapping = Mapping::load(&file, header, around.memory)?;
     let left_out = mapping.left_out();
     let map = Qcow2Map { mapping, decompressor };
-    let disk = MappedDisk::new(file, map, parent.map(|parent| parent.disk));
+    let disk = MappedDisk::new(file, map, parent.map(|parent| parent.disk), around.memory);
     Ok(Opened { left_out, ..Opened::new(disk) })
 }
 

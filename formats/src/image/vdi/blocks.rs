@@ -3,6 +3,7 @@
 //! Source: `VDICore.h` of VirtualBox, `VDIIMAGEBLOCKPOINTER`; `VDI.cpp` for what entries mean.
 
 use super::super::Refusal;
+use super::super::chain::Memory;
 use super::super::mapped::{Extent, Map, Place};
 use super::super::source::Source;
 use super::header::Header;
@@ -28,7 +29,8 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    pub(super) fn load(file: &Source, header: &Header) -> Result<Self, Refusal> {
+    pub(super) fn load(file: &Source, header: &Header, memory: &Memory) -> Result<Self, Refusal> {
+        memory.take_tables(header.map.end - header.map.start)?;
         let count = (header.map.end - header.map.start) / 4;
         let mut blocks = Blocks {
             size_bytes: header.size_bytes,

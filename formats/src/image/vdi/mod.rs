@@ -36,9 +36,9 @@ const SECTOR: u64 = 512;
 pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened, Refusal> {
     let header = Header::load(&file, around.limits)?;
     let parent = header.parent_disk(&mut around.parent)?;
-    let blocks = Blocks::load(&file, &header)?;
+    let blocks = Blocks::load(&file, &header, around.memory)?;
     let identity = Some(Identity::Uuid(header.uuid));
-    Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, blocks, parent)) })
+    Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, blocks, parent, around.memory)) })
 }
 
 /// A field that contradicts the format.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::super::Refusal;
 use super::super::cache::SlotCache;
+use super::super::chain::Memory;
 use super::super::mapped::{Extent, Map, Place};
 use super::super::source::Source;
 use super::footer::Footer;
@@ -39,7 +40,13 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    pub(super) fn load(file: &Source, footer: &Footer, header: &Header) -> Result<Self, Refusal> {
+    pub(super) fn load(
+        file: &Source,
+        footer: &Footer,
+        header: &Header,
+        memory: &Memory,
+    ) -> Result<Self, Refusal> {
+        memory.take_tables(header.table.end - header.table.start)?;
         let bitmap_bytes = bitmap_bytes(header.block_bytes);
         let count = (header.table.end - header.table.start) / 4;
         let mut blocks = Blocks {
@@ -47,7 +54,7 @@ impl Blocks {
             block_bytes: header.block_bytes,
             bitmap_bytes,
             table: Vec::with_capacity(count as usize),
-            bitmaps: SlotCache::new(BITMAP_CACHE_BYTES, bitmap_bytes, count),
+            bitmaps: SlotCache::new(memory.cache_bytes(BITMAP_CACHE_BYTES), bitmap_bytes, count),
         };
         let mut piece = vec![0; TABLE_PIECE_BYTES.min(count * 4) as usize];
         while (blocks.table.len() as u64) < count {

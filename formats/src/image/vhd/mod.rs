@@ -54,8 +54,8 @@ pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened
         Kind::Differencing => Some(header.parent_disk(&footer, around.parent.take())?),
         Kind::Fixed | Kind::Dynamic => None,
     };
-    let blocks = Blocks::load(&file, &footer, &header)?;
-    Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, blocks, parent)) })
+    let blocks = Blocks::load(&file, &footer, &header, around.memory)?;
+    Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, blocks, parent, around.memory)) })
 }
 
 /// A differencing image differs from a VHD. Its parent needs no other look then: the magic that a guest wrote to

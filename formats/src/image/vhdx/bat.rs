@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::super::Refusal;
 use super::super::cache::SlotCache;
+use super::super::chain::Memory;
 use super::super::mapped::{Extent, Place};
 use super::super::source::Source;
 use super::metadata::Metadata;
@@ -58,7 +59,7 @@ enum Block {
 }
 
 impl Bat {
-    pub(super) fn new(metadata: Metadata, regions: Regions) -> Result<Self, Refusal> {
+    pub(super) fn new(metadata: Metadata, regions: Regions, memory: &Memory) -> Result<Self, Refusal> {
         let needed = metadata.bat_entries() * ENTRY_BYTES;
         let region_bytes = regions.bat.end - regions.bat.start;
         if needed > region_bytes {
@@ -66,11 +67,13 @@ impl Bat {
             return Err(malformed(regions.bat.start, "length of the BAT region", region_bytes, wanted));
         }
         let pages = metadata.bat_entries().div_ceil(ENTRIES_PER_PAGE);
+        let [bat_bytes, bitmap_bytes] =
+            [BAT_CACHE_BYTES, BITMAP_CACHE_BYTES].map(|all| memory.cache_bytes(all));
         Ok(Bat {
             metadata,
             regions,
-            pages: SlotCache::new(BAT_CACHE_BYTES, ENTRIES_PER_PAGE * ENTRY_BYTES, pages),
-            bitmap_pages: SlotCache::new(BITMAP_CACHE_BYTES, BITMAP_PAGE_BYTES, u64::MAX),
+            pages: SlotCache::new(bat_bytes, ENTRIES_PER_PAGE * ENTRY_BYTES, pages),
+            bitmap_pages: SlotCache::new(bitmap_bytes, BITMAP_PAGE_BYTES, u64::MAX),
         })
     }
 

@@ -14,6 +14,7 @@
 use std::ops::Range;
 
 use super::super::Refusal;
+use super::super::chain::Memory;
 use super::super::source::Source;
 use super::guid::Guid;
 use super::header::Log;
@@ -49,12 +50,15 @@ const TOO_LONG: &str = "so much of a log is not replayed: have the image opened 
     or replay the log of a copy with `qemu-img check -f vhdx -r all`";
 
 /// The file as it is once its log has been replayed; the file itself where the log is empty.
-pub(super) fn replay(file: Source, log: &Log) -> Result<Source, Refusal> {
+pub(super) fn replay(file: Source, log: &Log, memory: &Memory) -> Result<Source, Refusal> {
     if log.guid == Guid::ZERO {
         return Ok(file);
     }
     let ring = Ring { file: &file, range: log.range.clone(), guid: log.guid };
     let sequence = ring.active_sequence()?;
+    // At most a sector for each descriptor, and at most as much as is replayed at all.
+    let changes: u64 = sequence.iter().map(|entry| entry.descriptors).sum();
+    memory.take_tables(changes.saturating_mul(SECTOR).min(MOST_REPLAYED_BYTES))?;
     ring.replay(&sequence)
 }
 

@@ -47,7 +47,7 @@ struct VhdxMap {
 
 pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened, Refusal> {
     let header = Header::load(&file)?;
-    let file = log::replay(file, &header.log)?;
+    let file = log::replay(file, &header.log, around.memory)?;
     let regions = Regions::load(&file, &header.log.range)?;
     let metadata = Metadata::load(&file, &regions.metadata, around.limits)?;
     let parent = match &metadata.parent {
@@ -57,9 +57,9 @@ pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened
         }
         None => None,
     };
-    let bat = Bat::new(metadata, regions)?;
+    let bat = Bat::new(metadata, regions, around.memory)?;
     let identity = Some(Identity::Uuid(header.data_write.0));
-    Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, VhdxMap { bat }, parent)) })
+    Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, VhdxMap { bat }, parent, around.memory)) })
 }
 
 impl Map for VhdxMap {

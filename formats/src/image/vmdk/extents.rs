@@ -6,15 +6,15 @@
 //!
 //! Source: "Virtual Disk Format 5.0", "The Extent Description".
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::super::chain::{Opened, Parent, Surroundings};
+use super::super::chain::{Memory, Opened, Parent, Surroundings};
 use super::super::concat::{ConcatDisk, Content, DiskWindow};
 use super::super::raw::RawDisk;
 use super::super::source::Source;
 use super::super::{Format, Limits, Parts, Refusal};
 use super::descriptor::{Descriptor, Extent, ExtentKind, Line};
-use super::grains::TABLE_CACHE_BYTES;
 use super::header::{Header, LARGEST_DIRECTORY_BYTES};
 use super::{SECTOR, malformed, sparse_disk, unsupported};
 use crate::Disk;
@@ -40,6 +40,8 @@ pub(super) fn open(file: &Source, around: &mut Surroundings<'_>) -> Result<Opene
     let mut assembly = Assembly {
         parts: around.parts,
         limits: around.limits,
+        memory: around.memory,
+        known: HashMap::new(),
         parent,
         extents: descriptor.extents.len(),
         directory_bytes: 0,
@@ -88,6 +90,10 @@ fn check_no_byte_used_twice(descriptor: &Descriptor<'_>) -> Result<(), Refusal> 
 struct Assembly<'a> {
     parts: Option<&'a dyn Parts>,
     limits: Limits,
+    memory: &'a Memory,
+    /// The parts that have been asked for, by their names. An extent for every sector may name the same file, and
+    /// whoever hands it over may have to open it, or to hash all of it.
+    known: HashMap<String, Source>,
     parent: Option<Arc<dyn Disk>>,
     /// How many there will be, which share the memory for caches.
     extents: usize,
@@ -125,7 +131,7 @@ impl Assembly<'_> {
     }
 
     /// The file that an extent names.
-    fn part(&self, extent: &Extent<'_>, name: &str) -> Result<Source, Refusal> {
+    fn part(&mut self, extent: &Extent<'_>, name: &str) -> Result<Source, Refusal> {
         let line = extent.line;
         if matches!(name, "" | "." | "..") || name.contains(['/', '\\', '\0']) {
             return Err(wrong(extent, "a plain file name: names with folders in them are not followed"));
@@ -133,11 +139,19 @@ impl Assembly<'_> {
         let Some(parts) = self.parts else {
             return Err(unsupported(line.offset, "extent description", line.quoted(), WITHOUT_PARTS));
         };
-        let what = || format!("its part `{}`", name.escape_debug());
+        if let Some(file) = self.known.get(name) {
+            return Ok(file.clone());
+        }
         match parts.part(name) {
-            Ok(Some(file)) => Ok(file),
+            Ok(Some(file)) => {
+                self.known.insert(name.to_owned(), file.clone());
+                Ok(file)
+            }
             Ok(None) => Err(Refusal::MissingPart { name: name.to_owned() }),
-            Err(source) => Err(Refusal::Io { what: what(), source }),
+            Err(source) => {
+                let what = format!("its part `{}`", name.escape_debug());
+                Err(Refusal::Io { what, source })
+            }
         }
     }
 
@@ -173,7 +187,7 @@ impl Assembly<'_> {
         let parent =
             self.parent.as_ref().and_then(|parent| DiskWindow::new(parent, start, header.size_bytes()));
         let parent = parent.map(|parent| Box::new(parent) as Box<dyn Disk>);
-        Ok(Box::new(sparse_disk(file, header, parent, TABLE_CACHE_BYTES / self.extents as u64)?))
+        Ok(Box::new(sparse_disk(file, header, parent, self.memory, self.extents as u64)?))
     }
 }
 

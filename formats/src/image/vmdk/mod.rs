@@ -26,7 +26,7 @@ pub(super) use write::{write_sparse, write_stream};
 
 use std::ops::Range;
 
-use super::chain::{Opened, Surroundings};
+use super::chain::{Memory, Opened, Surroundings};
 use super::decompress::{Codec, Decompressed, Decompressor};
 use super::mapped::{Extent, Map, MappedDisk, Unit};
 use super::source::Source;
@@ -70,20 +70,23 @@ pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened
     let descriptor = Descriptor::parse(&text, start)?;
     let sectors = descriptor.check_embedded(&header)?;
     let parent = descriptor.take_parent(around)?.map(|parent| parent.disk);
-    let disk = sparse_disk(file, header.with_size(sectors), parent, grains::TABLE_CACHE_BYTES)?;
+    let disk = sparse_disk(file, header.with_size(sectors), parent, around.memory, 1)?;
     Ok(Opened { identity: descriptor.identity(), ..Opened::new(disk) })
 }
 
-/// The disk in one sparse extent.
+/// The disk in one sparse extent, of so many that the whole disk has.
 fn sparse_disk(
     file: Source,
     header: Header,
     parent: Option<Box<dyn Disk>>,
-    table_cache_bytes: u64,
+    memory: &Memory,
+    extents: u64,
 ) -> Result<MappedDisk<VmdkMap>, Refusal> {
+    memory.take_tables(header.directory.end - header.directory.start)?;
+    let table_cache_bytes = memory.cache_bytes(grains::TABLE_CACHE_BYTES) / extents;
     let grains = Grains::load(&file, header, table_cache_bytes)?;
     let decompressor = Decompressor::new(Codec::Zlib);
-    Ok(MappedDisk::new(file, VmdkMap { grains, decompressor }, parent))
+    Ok(MappedDisk::new(file, VmdkMap { grains, decompressor }, parent, memory))
 }
 
 impl Map for VmdkMap {
