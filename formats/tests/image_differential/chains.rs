@@ -10,7 +10,7 @@ use super::{
 
 #[test]
 fn qcow2_chains_read_as_qemu_reads_them() {
-    repeated("chains of qcow2", 30, |folder, random| {
+    repeated("chains of qcow2", 15, |folder, random| {
         let layers = make_chain(folder, random);
         compare_chain(&layers, "qcow2", None, folder, random);
     });

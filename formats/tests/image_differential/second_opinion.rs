@@ -13,7 +13,7 @@ use super::{LIMITS, Qcow2Options, make_qcow2_with, repeated, source};
 
 #[test]
 fn qcow2_rs_agrees_where_it_can_read() {
-    repeated("qcow2, for qcow2-rs too,", 20, |folder, random| {
+    repeated("qcow2, for qcow2-rs too,", 10, |folder, random| {
         let any = Qcow2Options::any(random);
         let cluster_bits = any.cluster_bits.max(12);
         let options =

@@ -24,7 +24,7 @@ impl Parts for Folder<'_> {
 
 #[test]
 fn vmdks_in_several_files_read_as_qemu_reads_them() {
-    repeated("split vmdk", 20, |folder, random| {
+    repeated("split vmdk", 15, |folder, random| {
         let image = make_split(folder, random);
         compare_chain(&[image], "vmdk", Some(&Folder(folder)), folder, random);
     });
@@ -32,7 +32,7 @@ fn vmdks_in_several_files_read_as_qemu_reads_them() {
 
 #[test]
 fn vmdk_differences_read_as_qemu_reads_them() {
-    repeated("chains of vmdk", 20, |folder, random| {
+    repeated("chains of vmdk", 15, |folder, random| {
         let layers = make_chain(folder, random);
         compare_chain(&layers, "vmdk", Some(&Folder(folder)), folder, random);
     });
