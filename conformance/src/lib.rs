@@ -7,6 +7,8 @@
 //!
 //! [`images::run`] lets hull read and write random disk images, and lets QEMU's programs judge.
 //!
+//! [`hostile::run`] gives hull files that lie.
+//!
 //! It never links what it judges: no crate of this workspace is a dependency, and no code was taken over
 //! from one. It never believes a size from the archive: what is read at once has a fixed bound (a pack, 64
 //! MiB, is the largest). Whatever is in the archive, the answer is a report.
@@ -18,6 +20,7 @@ mod cuts;
 mod descriptor;
 mod disk;
 mod disk_index;
+pub mod hostile;
 mod image_index;
 pub mod images;
 mod manifest;

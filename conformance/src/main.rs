@@ -23,12 +23,14 @@ struct Arguments {
 enum Suite {
     Appliance(commands::appliance::Arguments),
     Images(commands::images::Arguments),
+    Hostile(commands::hostile::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match &Arguments::parse().suite {
         Suite::Appliance(arguments) => commands::appliance::run(arguments),
         Suite::Images(arguments) => commands::images::run(arguments),
+        Suite::Hostile(arguments) => commands::hostile::run(arguments),
     };
     match result {
         Ok(failed) => ExitCode::from(u8::from(failed)),

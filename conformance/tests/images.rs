@@ -5,6 +5,7 @@
 #![expect(clippy::print_stderr, reason = "a test that cannot run here says why it is skipped")]
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread::available_parallelism;
 
@@ -30,6 +31,16 @@ fn print(case: &Case) {
     }
 }
 
+/// The program that `cargo build --bin hull` made beside this test.
+fn hull() -> Option<PathBuf> {
+    let own = std::env::current_exe().unwrap();
+    let found = own.ancestors().skip(1).take(3).map(|folder| folder.join("hull")).find(|hull| hull.is_file());
+    if found.is_none() {
+        eprintln!("skipped: no `hull` beside this test; `cargo build --bin hull` makes it");
+    }
+    found
+}
+
 fn has_qemu() -> bool {
     let missing = |tool: &&&str| Command::new(tool).arg("--version").output().is_err();
     match ["qemu-img", "qemu-io", "qemu-nbd"].iter().find(missing) {
@@ -39,6 +50,13 @@ fn has_qemu() -> bool {
         }
         None => true,
     }
+}
+
+#[test]
+fn hull_reads_and_writes_disk_images_as_qemu_does() {
+    let Some(hull) = hull().filter(|_| has_qemu()) else { return };
+    let summary = images(Subject::Hull(hull), 300);
+    assert_eq!((summary.total().images, summary.total().differences), (300, 0), "{}", summary.to_table());
 }
 
 #[test]
