@@ -50,6 +50,14 @@ enum To {
     Vmdk,
     /// VMware's for use: monolithicSparse
     VmdkSparse,
+    /// Virtual PC's and Hyper-V's, growing
+    Vhd,
+    /// Virtual PC's and Azure's: the disk's bytes and a footer
+    VhdFixed,
+    /// Hyper-V's newer one, growing
+    Vhdx,
+    /// VirtualBox's, growing
+    Vdi,
 }
 
 /// How a qcow2 image is compressed.
@@ -85,6 +93,10 @@ impl ConvertArgs {
             To::Qcow2 => Target::Qcow2(self.compression.map_or(Compression::None, Into::into)),
             To::Vmdk => Target::VmdkStream(adapter),
             To::VmdkSparse => Target::VmdkSparse(adapter),
+            To::Vhd => Target::VhdDynamic,
+            To::VhdFixed => Target::VhdFixed,
+            To::Vhdx => Target::Vhdx,
+            To::Vdi => Target::Vdi,
         })
     }
 }

@@ -36,6 +36,10 @@ fn every_format_holds_the_disk_that_was_converted() {
         ("qcow2 --compression zstd", "qcow2"),
         ("vmdk", "vmdk"),
         ("vmdk-sparse", "vmdk"),
+        ("vhd", "vpc"),
+        ("vhd-fixed", "vpc"),
+        ("vhdx", "vhdx"),
+        ("vdi", "vdi"),
     ] {
         host.run(&format!("convert disk.qcow2 --to {to} -o new --threads 2")).ok();
         qemu_img(&host, &format!("compare -f raw -F {format} disk.raw new"));

@@ -39,7 +39,7 @@ pub(crate) struct Target {
     is_checked: bool,
 }
 
-pub(crate) const TARGETS: [Target; 9] = [
+pub(crate) const TARGETS: [Target; 10] = [
     target("raw", "raw", &["--to", "raw"], &[], false),
     target("qcow2", "qcow2", &["--to", "qcow2", "--compression", "none"], &[], true),
     target("qcow2 zlib", "qcow2", &["--to", "qcow2", "--compression", "zlib"], &["-c"], true),
@@ -52,6 +52,7 @@ pub(crate) const TARGETS: [Target; 9] = [
     ),
     target("vmdk stream", "vmdk", &["--to", "vmdk"], &["-o", "subformat=streamOptimized"], true),
     target("vmdk sparse", "vmdk", &["--to", "vmdk-sparse"], &["-o", "subformat=monolithicSparse"], true),
+    target("vhd fixed", "vpc", &["--to", "vhd-fixed"], &["-o", "subformat=fixed,force_size=on"], false),
     target("vhd", "vpc", &["--to", "vhd"], &["-o", "force_size=on"], false),
     target("vhdx", "vhdx", &["--to", "vhdx"], &[], true),
     target("vdi", "vdi", &["--to", "vdi"], &[], true),
