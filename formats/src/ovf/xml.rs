@@ -23,6 +23,11 @@ pub(super) const MOST_BYTES: usize = 16 << 20;
 const MOST_DEPTH: usize = 64;
 const MOST_NODES: usize = 1 << 16;
 const MOST_ATTRIBUTES: usize = 1 << 18;
+/// Tags, texts, comments, processing instructions and references in text.
+const MOST_PIECES: usize = 1 << 19;
+const MOST_REFERENCES: usize = 1 << 18;
+/// `&#x10FFFF;`, and leading zeros.
+const MOST_REFERENCE_BYTES: usize = 16;
 const MOST_ATTRIBUTES_OF_ONE: usize = 64;
 /// Declarations in force at one place.
 const MOST_NAMESPACES: usize = 32;
@@ -254,32 +259,39 @@ impl<'d> Element<'d> {
     /// A prefix counts as relied on where it stands anywhere in the text with a colon behind it, since names may be
     /// in values too.
     pub(super) fn relies_on(&self) -> Vec<(&'d str, &'d str)> {
+        let mut bindings = self.bindings_around();
+        let names = self.xml().split(|c: char| c != ':' && !is_name_part(c));
+        let parts = names.flat_map(|name| name.split_inclusive(':'));
+        let used: HashSet<&str> = parts
+            .filter_map(|part| bindings.get_key_value(part.strip_suffix(':')?))
+            .map(|(prefix, _)| *prefix)
+            .collect();
+        let needs_default = bindings.get("").is_some_and(|uri| !uri.is_empty() || self.has_bare_names());
+        bindings.retain(|prefix, _| if prefix.is_empty() { needs_default } else { used.contains(prefix) });
+        bindings.into_iter().collect()
+    }
+
+    /// What prefixes mean around the element, without those that the element itself declares.
+    fn bindings_around(&self) -> BTreeMap<&'d str, &'d str> {
         let document = self.document;
-        let used = prefixes_in(self.xml());
-        let mut found: BTreeMap<&str, &str> = BTreeMap::new();
-        let mut hidden = Vec::new();
-        let mut around = Some(self.tag);
-        while let Some(tag) = around {
-            let declarations = tag.declarations.start as usize..tag.declarations.end as usize;
-            for declaration in document.declarations[declarations].iter().rev() {
-                let prefix = document.span(&declaration.prefix);
-                if std::ptr::eq(tag, self.tag) {
-                    hidden.push(prefix);
-                } else if !hidden.contains(&prefix) && used.contains(prefix) {
-                    found.entry(prefix).or_insert_with(|| document.uri(&declaration.uri));
-                }
-            }
-            around = tag.parent.map(|at| document.tag(at));
+        let mut bindings = BTreeMap::from(KNOWN_PREFIXES);
+        bindings.insert("", "");
+        let mut tags = Vec::new();
+        let mut around = self.tag.parent;
+        while let Some(at) = around {
+            tags.push(document.tag(at));
+            around = document.tag(at).parent;
         }
-        if !hidden.contains(&"") && self.has_bare_names() {
-            found.entry("").or_insert("");
+        let declarations = |tag: &'d Tag| {
+            &document.declarations[tag.declarations.start as usize..tag.declarations.end as usize]
+        };
+        for declaration in tags.into_iter().rev().flat_map(declarations) {
+            bindings.insert(document.span(&declaration.prefix), document.uri(&declaration.uri));
         }
-        for (prefix, uri) in KNOWN_PREFIXES {
-            if !hidden.contains(&prefix) && used.contains(prefix) {
-                found.entry(prefix).or_insert(uri);
-            }
+        for declaration in declarations(self.tag) {
+            bindings.remove(document.span(&declaration.prefix));
         }
-        found.into_iter().collect()
+        bindings
     }
 
     /// Whether the element or one in it has a name in no namespace.
@@ -295,13 +307,6 @@ impl<'d> Element<'d> {
     }
 }
 
-/// The names that stand in `xml` with a colon behind them, and the empty prefix.
-fn prefixes_in(xml: &str) -> HashSet<&str> {
-    let names = xml.split(|c: char| c != ':' && !is_name_part(c));
-    let prefixes = names.flat_map(|name| name.split_inclusive(':')).filter_map(|part| part.strip_suffix(':'));
-    prefixes.chain([""]).collect()
-}
-
 /// Builds a document from quick-xml's events.
 struct Builder<'t> {
     document: Document<'t>,
@@ -313,12 +318,22 @@ struct Builder<'t> {
     outer: Vec<usize>,
     /// A run of text that may go on with a reference.
     run: Option<Span>,
+    pieces: usize,
+    references: usize,
 }
 
 impl<'t> Builder<'t> {
     fn new(text: &'t str) -> Self {
         let document = Document { text, nodes: Vec::new(), attributes: Vec::new(), declarations: Vec::new() };
-        Builder { document, open: Vec::new(), scope: Vec::new(), outer: Vec::new(), run: None }
+        Builder {
+            document,
+            open: Vec::new(),
+            scope: Vec::new(),
+            outer: Vec::new(),
+            run: None,
+            pieces: 0,
+            references: 0,
+        }
     }
 
     fn read(&mut self) -> Result<(), OvfError> {
@@ -332,10 +347,14 @@ impl<'t> Builder<'t> {
                 OvfError::NotWellFormed { offset, found, wanted: "complete tags that close each other" }
             })?;
             let all = start as u32..reader.buffer_position() as u32;
+            if self.pieces == MOST_PIECES {
+                return Err(OvfError::TooMany { offset: start, what: "tags and texts", most: MOST_PIECES });
+            }
+            self.pieces += 1;
             match event {
                 Event::Text(_) => self.text(all)?,
                 Event::GeneralRef(_) => {
-                    check_references(&self.document.text[start..all.end as usize], start)?;
+                    self.check_references(&all)?;
                     self.text(all)?;
                 }
                 Event::CData(_) => self.cdata(&all)?,
@@ -376,6 +395,33 @@ impl<'t> Builder<'t> {
             return Err(OvfError::TooMany { offset: run.start as usize, what, most: MOST_TEXT_BYTES });
         }
         self.run = Some(run);
+        Ok(())
+    }
+
+    /// Makes sure that every `&` starts a reference to an allowed character or to one of the five entities.
+    fn check_references(&mut self, span: &Span) -> Result<(), OvfError> {
+        const WANTED: &str = "a reference to a character, or one of &amp; &lt; &gt; &quot; &apos;";
+        let (text, offset) = (self.document.span(span), span.start as usize);
+        let mut count = self.references;
+        for (at, _) in text.match_indices('&') {
+            if count == MOST_REFERENCES {
+                return Err(OvfError::TooMany {
+                    offset: offset + at,
+                    what: "references",
+                    most: MOST_REFERENCES,
+                });
+            }
+            count += 1;
+            let name = &text[at + 1..];
+            let name = match name.bytes().take(MOST_REFERENCE_BYTES).position(|byte| byte == b';') {
+                Some(end) => &name[..end],
+                None => return Err(not_well_formed(offset + at, &text[at..], WANTED)),
+            };
+            if resolve_reference(name).is_none() {
+                return Err(not_well_formed(offset + at, &format!("&{name};"), WANTED));
+            }
+        }
+        self.references = count;
         Ok(())
     }
 
@@ -426,6 +472,7 @@ impl<'t> Builder<'t> {
         let outer = self.scope.len();
         let first = self.document.declarations.len() as u32;
         let raw = self.raw_attributes(start, offset)?;
+        raw.iter().try_for_each(|(_, value)| self.check_references(value))?;
         for (name, value) in &raw {
             self.declare(name, value)?;
         }
@@ -503,7 +550,6 @@ impl<'t> Builder<'t> {
             if let Some(less) = text.find('<') {
                 return Err(not_well_formed(at + less, "<", "`&lt;` in a value"));
             }
-            check_references(text, at)?;
             raw.push((name, value));
         }
         Ok(raw)
@@ -550,9 +596,11 @@ impl<'t> Builder<'t> {
     /// Keeps the attributes that are no declarations, and makes sure that no two are the same.
     fn attributes(&mut self, raw: &[(Span, Span)], offset: usize) -> Result<Span, OvfError> {
         let first = self.document.attributes.len();
-        for (index, (name, value)) in raw.iter().enumerate() {
-            let text = self.document.span(name);
-            if raw[..index].iter().any(|(other, _)| self.document.span(other) == text) {
+        let whole: &'t str = self.document.text;
+        let mut seen = HashSet::new();
+        for (name, value) in raw {
+            let text = &whole[name.start as usize..name.end as usize];
+            if !seen.insert(text) {
                 return Err(not_well_formed(name.start as usize, text, "each attribute once"));
             }
             if text == "xmlns" || text.starts_with("xmlns:") {
@@ -560,8 +608,10 @@ impl<'t> Builder<'t> {
             }
             let name = self.resolve(name.clone(), Kind::Attribute)?;
             let document = &mut self.document;
+            // Two names of one namespace may have different prefixes.
             let same = |other: &Attribute| {
-                document.span(&other.name.local) == document.span(&name.local)
+                !document.uri(&name.namespace).is_empty()
+                    && document.span(&other.name.local) == document.span(&name.local)
                     && document.uri(&other.name.namespace) == document.uri(&name.namespace)
             };
             if document.attributes[first..].iter().any(same) {
@@ -665,22 +715,6 @@ fn check_declaration(declaration: &BytesDecl<'_>, text: &str, start: usize) -> R
         return Ok(());
     }
     Err(OvfError::Encoding { offset: start, found: format!("said to be in {}", quoted(&encoding)) })
-}
-
-/// Makes sure that every `&` starts a reference to an allowed character or to one of the five entities.
-fn check_references(text: &str, offset: usize) -> Result<(), OvfError> {
-    for (at, _) in text.match_indices('&') {
-        let wanted = "a reference to a character, or one of &amp; &lt; &gt; &quot; &apos;";
-        let Some(end) = text.as_bytes()[at..].iter().take(16).position(|byte| *byte == b';') else {
-            let end = text.char_indices().map(|(index, _)| index).find(|index| *index > at + 16);
-            return Err(not_well_formed(offset + at, &text[at..end.unwrap_or(text.len())], wanted));
-        };
-        let reference = &text[at..=at + end];
-        if resolve_reference(&reference[1..end]).is_none() {
-            return Err(not_well_formed(offset + at, reference, wanted));
-        }
-    }
-    Ok(())
 }
 
 /// The character that `&name;` stands for.

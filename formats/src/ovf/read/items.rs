@@ -18,9 +18,12 @@ use super::super::xml::Element;
 use super::kinds::{self, Device, Said, resource};
 use super::systems::hardware_kinds;
 use super::{
-    Doubt, OvfError, Reading, attribute, boolean, check_count, is_required, malformed, number, section_name,
-    trimmed, units,
+    Doubt, MOST_ID_BYTES, OvfError, Reading, attribute, boolean, check_count, is_required, malformed, number,
+    section_name, trimmed, units,
 };
+
+/// Kinds that one item may be of.
+const MOST_SUB_TYPES: usize = 16;
 
 /// An item as it stands in the document.
 #[derive(Debug)]
@@ -99,13 +102,18 @@ impl Reading {
                 check_not_required(&child)?;
             } else if child.name() == "ResourceSubType" {
                 let words = text.split(|c: char| c.is_whitespace() || c == ',');
-                item.sub_types.extend(words.filter(|word| !word.is_empty()).take(16).map(str::to_owned));
+                let left = MOST_SUB_TYPES.saturating_sub(item.sub_types.len());
+                item.sub_types.extend(words.filter(|word| !word.is_empty()).take(left).map(str::to_owned));
             } else if !text.is_empty() {
                 let name = if child.name() == "InstanceId" { "InstanceID" } else { child.name() };
                 item.texts.entry(name).or_insert(text);
             }
         }
         item.instance = item.texts.remove("InstanceID").unwrap_or_default();
+        if item.instance.len() > MOST_ID_BYTES {
+            let found = format!("{} bytes long", item.instance.len());
+            return Err(malformed(element, "InstanceID", &found, &format!("at most {MOST_ID_BYTES} bytes")));
+        }
         item.resource_type = match (item.texts.get("ResourceType"), element.name()) {
             (Some(text), _) => number(text).and_then(|kind| u16::try_from(kind).ok()).ok_or_else(|| {
                 malformed(element, "ResourceType", &quoted(text), "a number of CIM's resource types")

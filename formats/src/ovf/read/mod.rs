@@ -6,6 +6,7 @@
 //!
 //! Source: DSP0243 1.1.0 and 2.1.1, sections 7 to 9.
 
+mod disks;
 mod foreign;
 mod items;
 mod kinds;
@@ -30,6 +31,8 @@ const MOST_REPEATED_BYTES: usize = 1 << 20;
 /// Machines, files, disks, networks, items of a machine and so on.
 const MOST_OF_A_KIND: usize = 1 << 12;
 const MOST_WARNINGS: usize = 1 << 12;
+/// What identifies something, and so may be repeated.
+const MOST_ID_BYTES: usize = 1 << 10;
 
 /// Reads a descriptor for the configuration with this id, or for its default one.
 ///
@@ -130,9 +133,7 @@ impl Reading {
             (None, Some(system)) => system.eulas.extend(eulas),
             (None, None) => {}
         }
-        for section in &disks {
-            self.disks(section, &mut descriptor)?;
-        }
+        self.disks(&disks, &mut descriptor)?;
         self.check_drives(&descriptor)?;
         if self.ovirt {
             ovirt::add_controllers(&disks, &mut descriptor);
@@ -212,9 +213,13 @@ fn attribute<'d>(element: &Element<'d>, name: &str) -> Option<Cow<'d, str>> {
     element.attribute(names::is_ovf, name)
 }
 
-/// An attribute that must be there and not be empty.
+/// An attribute that must be there and not be empty: an id or a name.
 fn required_attribute(element: &Element<'_>, name: &'static str) -> Result<String, OvfError> {
     match attribute(element, name) {
+        Some(value) if value.len() > MOST_ID_BYTES => {
+            let found = format!("{} bytes long", value.len());
+            Err(malformed(element, &field(element, name), &found, &format!("at most {MOST_ID_BYTES} bytes")))
+        }
         Some(value) if !value.trim().is_empty() => Ok(value.trim().to_owned()),
         Some(_) => Err(malformed(element, &field(element, name), "empty", "a value")),
         None => Err(malformed(element, &field(element, name), "missing", "a value")),

@@ -1,20 +1,20 @@
-//! The sections that hold no machine: files, disks, networks, configurations, products, licences.
+//! The sections that hold no machine: files, networks, configurations, products, licences.
 //!
-//! Source: DSP0243 1.1.0, 7.1 (References), 9.1 (DiskSection), 9.2 (NetworkSection), 9.5 (ProductSection), 9.6
+//! Source: DSP0243 1.1.0, 7.1 (References), 9.2 (NetworkSection), 9.5 (ProductSection), 9.6
 //! (EulaSection), 9.8 (DeploymentOptionSection).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::super::error::quoted;
 use super::super::model::{
-    Compression, DeploymentOption, Descriptor, FileReference, Network, OperatingSystem, Product, Property,
-    ResourceAllocation, VirtualDisk,
+    Compression, DeploymentOption, FileReference, Network, OperatingSystem, Product, Property,
+    ResourceAllocation,
 };
 use super::super::names;
 use super::super::xml::Element;
 use super::{
     Doubt, OvfError, Reading, attribute, boolean, check_count, field, malformed, number, number_attribute,
-    required_attribute, section_name, trimmed, units,
+    required_attribute, section_name, trimmed,
 };
 
 /// Products of one machine, and properties of one product.
@@ -52,115 +52,6 @@ impl Reading {
             files.push(FileReference { id, href, size_bytes, compression, chunk_bytes });
         }
         Ok(files)
-    }
-
-    /// The disks of a section. Their sizes may hang on properties of the machines, which have been read.
-    pub(super) fn disks(
-        &mut self,
-        section: &Element<'_>,
-        descriptor: &mut Descriptor,
-    ) -> Result<(), OvfError> {
-        let mut ids: HashSet<String> = descriptor.disks.iter().map(|disk| disk.id.clone()).collect();
-        let used = descriptor.used_disks();
-        let mut shared = None;
-        for element in section.children() {
-            match section_name(&element).as_ref() {
-                "Disk" => {}
-                "SharedDisk" => {
-                    shared = shared.or(Some(element));
-                    continue;
-                }
-                _ => continue,
-            }
-            check_count(&element, descriptor.disks.len(), "disks")?;
-            let id = required_attribute(&element, "diskId")?;
-            check_new(&element, &mut ids, "ovf:diskId of Disk", &id)?;
-            let Some(capacity_bytes) = self.capacity(&element, descriptor, used.contains(&id))? else {
-                self.warn(&element, Doubt::DiskLeftOut { id })?;
-                continue;
-            };
-            let text = |name| {
-                attribute(&element, name).filter(|text| !text.is_empty()).map(|text| text.into_owned())
-            };
-            let file = text("fileRef").map(|file| self.file_id(&element, file, descriptor)).transpose()?;
-            let (parent, format) = (text("parentRef"), text("format"));
-            let populated_bytes = attribute(&element, "populatedSize").and_then(|text| number(&text));
-            descriptor.disks.push(VirtualDisk { id, capacity_bytes, file, parent, format, populated_bytes });
-        }
-        if let Some(shared) =
-            shared.filter(|shared| attribute(shared, "diskId").is_some_and(|id| used.contains(id.as_ref())))
-        {
-            let (offset, field) = (shared.offset(), "SharedDisk".to_owned());
-            let refused = "a disk that several machines write to is not read";
-            return Err(OvfError::Unsupported {
-                offset,
-                field,
-                found: "used by a drive".to_owned(),
-                refused,
-            });
-        }
-        check_parents(section, descriptor)
-    }
-
-    /// The id of the file that a disk names; oVirt names it by its folder and id.
-    fn file_id(
-        &self,
-        element: &Element<'_>,
-        file: String,
-        descriptor: &Descriptor,
-    ) -> Result<String, OvfError> {
-        let by_href = || descriptor.files.iter().find(|known| self.ovirt && known.href == file);
-        match descriptor.file(&file).or_else(by_href) {
-            Some(known) => Ok(known.id.clone()),
-            None => Err(malformed(element, "ovf:fileRef of Disk", &quoted(&file), "the id of a File")),
-        }
-    }
-
-    /// The size of a disk in bytes; `None` if a property gives it that has no number here, and no drive uses the disk.
-    fn capacity(
-        &self,
-        element: &Element<'_>,
-        descriptor: &Descriptor,
-        is_used: bool,
-    ) -> Result<Option<u64>, OvfError> {
-        const FIELD: &str = "ovf:capacity of Disk";
-        let (text, unit) = match attribute(element, "capacity") {
-            Some(text) => (text, attribute(element, "capacityAllocationUnits")),
-            // oVirt's own exports, in GiB.
-            None if self.ovirt => match attribute(element, "size") {
-                Some(text) => (text, Some("byte * 2^30".into())),
-                None => return Err(malformed(element, FIELD, "missing", "the size of the disk")),
-            },
-            None if !is_used => return Ok(None),
-            None => return Err(malformed(element, FIELD, "missing", "the size of the disk")),
-        };
-        let key = text.trim().strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
-        let value = match key {
-            None => number(&text),
-            Some(key) => match descriptor.property_value(key).and_then(number) {
-                None if !is_used => return Ok(None),
-                value => value,
-            },
-        };
-        let Some(value) = value else {
-            let wanted = match key {
-                Some(_) => "a property whose default is a whole number",
-                None => super::WHOLE_NUMBER,
-            };
-            return Err(malformed(element, FIELD, &quoted(&text), wanted));
-        };
-        let unit = unit.as_deref().filter(|unit| !unit.trim().is_empty()).unwrap_or("byte");
-        let Some(unit_bytes) = units::bytes(unit) else {
-            let field = field(element, "capacityAllocationUnits");
-            return Err(malformed(element, &field, &quoted(unit), "bytes, as `byte * 2^30`"));
-        };
-        match value.checked_mul(unit_bytes) {
-            Some(bytes) => Ok(Some(bytes)),
-            None => {
-                let found = format!("{value} times {unit_bytes} bytes");
-                Err(malformed(element, FIELD, &found, "less than 2^64 bytes"))
-            }
-        }
     }
 
     pub(super) fn networks(
@@ -331,20 +222,6 @@ impl Reading {
     }
 }
 
-impl Descriptor {
-    /// The default of a property, by its key or full key.
-    fn property_value(&self, key: &str) -> Option<&str> {
-        let of_systems = self.systems.iter().flat_map(|system| &system.products);
-        let of_collection = self.collection.iter().flat_map(|collection| &collection.products);
-        let mut properties = of_systems
-            .chain(of_collection)
-            .flat_map(|product| product.properties.iter().map(move |property| (product, property)));
-        let (_, found) = properties
-            .find(|(product, property)| property.key == key || product.full_key(property) == key)?;
-        found.value.as_deref()
-    }
-}
-
 /// Refuses an id that is there already.
 pub(super) fn check_new(
     element: &Element<'_>,
@@ -356,28 +233,4 @@ pub(super) fn check_new(
         return Ok(());
     }
     Err(malformed(element, field, &format!("{} again", quoted(id)), "an id of its own"))
-}
-
-/// Differences must lead to a disk that is none.
-fn check_parents(section: &Element<'_>, descriptor: &Descriptor) -> Result<(), OvfError> {
-    let places: HashMap<&str, usize> =
-        descriptor.disks.iter().enumerate().map(|(at, disk)| (disk.id.as_str(), at)).collect();
-    // A disk that was seen on an earlier walk leads to an end, or the walk would have failed.
-    let mut seen_on = vec![usize::MAX; descriptor.disks.len()];
-    for start in 0..descriptor.disks.len() {
-        let mut at = start;
-        while seen_on[at] == usize::MAX {
-            seen_on[at] = start;
-            let Some(parent) = descriptor.disks[at].parent.as_deref() else { break };
-            let Some(&next) = places.get(parent) else {
-                return Err(malformed(section, "ovf:parentRef of Disk", &quoted(parent), "the id of a Disk"));
-            };
-            if seen_on[next] == start {
-                let wanted = "a chain of disks that ends";
-                return Err(malformed(section, "ovf:parentRef of Disk", &quoted(parent), wanted));
-            }
-            at = next;
-        }
-    }
-    Ok(())
 }

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::super::error::quoted;
-use super::super::model::{Collection, Descriptor, Drive, Firmware, Hardware, Medium, Start, VirtualSystem};
+use super::super::model::{Collection, Descriptor, Firmware, Hardware, Medium, Start, VirtualSystem};
 use super::super::names;
 use super::super::xml::Element;
 use super::sections::check_new;
@@ -178,18 +178,6 @@ impl Reading {
             return Err(OvfError::Malformed { offset: *offset, field, found, wanted });
         }
         Ok(())
-    }
-}
-
-impl Descriptor {
-    /// The ids of the disks that drives use.
-    pub(super) fn used_disks(&self) -> HashSet<String> {
-        let drives = self.systems.iter().flat_map(|system| &system.hardware.drives);
-        let used = drives.filter_map(|drive: &Drive| match &drive.medium {
-            Some(Medium::Disk(id)) => Some(id.clone()),
-            _ => None,
-        });
-        used.collect()
     }
 }
 
