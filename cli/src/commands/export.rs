@@ -9,7 +9,7 @@ use appliance::{Reference, Version};
 use clap::ValueEnum;
 use packer::export::{
     ExportError, ExportOptions, Limits, Loss, LossReport, Plan, PlanError, Subject, container_disks, images,
-    kubevirt, libvirt,
+    kubevirt, libvirt, ova,
 };
 use packer::{Compression, Contents, Platform, Target, VmdkAdapter};
 use serde_json::json;
@@ -19,6 +19,9 @@ use crate::context::Context;
 use crate::error::{CommandError, Exit};
 use crate::packing::Bar;
 use crate::text::{self, size};
+
+/// The longest OVF that is read.
+const MAX_OVF_BYTES: u64 = 16 << 20;
 
 /// Write an appliance for another platform
 ///
@@ -67,6 +70,8 @@ pub(crate) struct ExportArgs {
 /// What can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum To {
+    /// A file for VMware and VirtualBox: machines and disks, the policy carried along
+    Ova,
     /// Disks: QEMU's format, version 3
     Qcow2,
     /// Disks: the bytes, with holes where they are zero
@@ -117,7 +122,8 @@ pub(crate) fn run(context: &Context, args: &ExportArgs) -> Result<(), CommandErr
     let platform = contents.platform(&platform)?;
     let limits = if args.lossy == Some(Lossy::Wider) { Limits::Dropped } else { Limits::Respected };
     let subject = Subject::new(&platform.config, &platform.policy, args.machine.as_deref(), limits)?;
-    let plan = args.plan(&subject, platform)?;
+    let ovf = platform.manifest.ovf.map(|ovf| store.read(&ovf.digest, MAX_OVF_BYTES)).transpose()?;
+    let plan = args.plan(&subject, platform, ovf.as_deref())?;
     let written = match plan.report.losses.len() {
         lost if lost > 0 && args.lossy.is_none() => None,
         _ => {
@@ -162,7 +168,12 @@ impl To {
 }
 
 impl ExportArgs {
-    fn plan(&self, subject: &Subject<'_>, platform: &Platform) -> Result<Plan, CommandError> {
+    fn plan(
+        &self,
+        subject: &Subject<'_>,
+        platform: &Platform,
+        ovf: Option<&[u8]>,
+    ) -> Result<Plan, CommandError> {
         self.check_options()?;
         let tag = match self.reference.version() {
             Version::Tag(tag) => tag.as_str(),
@@ -170,6 +181,7 @@ impl ExportArgs {
         };
         let disk = self.disk.as_deref();
         let plan = match self.to {
+            To::Ova => ova(subject, ovf),
             To::Containerdisk => container_disks(subject, disk, tag),
             To::Kubevirt => {
                 let references = self.image_references(platform)?;
@@ -192,7 +204,7 @@ impl ExportArgs {
             Some(Subformat::Dynamic | Subformat::Fixed) => &[To::Vhd],
             None => &[],
         };
-        let documents = [To::Kubevirt, To::Libvirt].contains(&self.to);
+        let documents = [To::Ova, To::Kubevirt, To::Libvirt].contains(&self.to);
         for (is_wrong, option, wanted) in [
             (self.compression.is_some() && self.to != To::Qcow2, "--compression", "`--to qcow2`"),
             (
@@ -294,6 +306,8 @@ impl From<PlanError> for CommandError {
             PlanError::Folder { .. } => {
                 Self::from_error(Exit::Usage, error).hint("choose another folder with `--output`")
             }
+            PlanError::Ovf(_) | PlanError::Descriptor(_) => Self::from_error(Exit::Failed, error)
+                .hint("other formats need no OVF: `--to libvirt`, or `--to vmdk` for the disks alone"),
             error => Self::from_error(Exit::Failed, error)
                 .hint("`--machine` exports one machine; names and NICs are in hull.toml"),
         }

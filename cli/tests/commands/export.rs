@@ -164,6 +164,25 @@ fn a_container_disk_is_a_container_image() {
 }
 
 #[test]
+fn an_ova_carries_the_policy_to_the_next_hull() {
+    let host = Host::new();
+    demanding(&host);
+    let done = host.run("export web:1 --to ova -o web.ova");
+    assert_eq!(done.ok(), "web.ova");
+    assert!(done.stderr.contains("enforce none of it"), "{}", done.stderr);
+    host.ok("import web.ova -t back:1");
+    let policy = |name: &str| host.json(&format!("inspect {name} --json"))["platforms"][0]["policy"].clone();
+    assert_eq!(policy("back:1"), policy("web:1"));
+    host.run("export back:1 --to ova -o web.ova --disk root").fails(2, &["--disk"]);
+    host.ok("export back:1 --to ova -o again.ova");
+    let disk = |ova: &str, reference: &str| {
+        host.ok(&format!("import {ova} -t {reference}"));
+        host.json(&format!("inspect {reference} --json"))["platforms"][0]["disks"].clone()
+    };
+    assert_eq!(disk("web.ova", "one:1"), disk("again.ova", "two:1"));
+}
+
+#[test]
 fn several_disks_make_a_folder_and_one_can_be_chosen() {
     let host = Host::new();
     demanding(&host);

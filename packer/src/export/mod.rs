@@ -21,6 +21,7 @@ mod hardware;
 mod kubevirt;
 mod libvirt;
 mod loss;
+mod ova;
 mod rules;
 mod write;
 mod yaml;
@@ -30,11 +31,13 @@ use std::path::PathBuf;
 use appliance::policy::{Lifecycle, Rollback};
 use appliance::{ApplianceConfig, Arch, Machine, Policy};
 use formats::image::Target;
+use formats::ovf::{OvfError, OvfWriteError};
 
 pub use disks::{container_disks, images};
 pub use kubevirt::kubevirt;
 pub use libvirt::libvirt;
 pub use loss::{Effect, Loss, LossReport};
+pub use ova::{Package, ova};
 pub use write::{ExportError, ExportOptions};
 
 /// What is exported: an appliance, or one of its machines.
@@ -97,6 +100,8 @@ pub enum Content {
         /// How the archive's one image is called.
         tag: String,
     },
+    /// Machines and disks in one archive.
+    Ova(Box<Package>),
 }
 
 /// Where a disk's content comes from.
@@ -144,6 +149,12 @@ pub enum PlanError {
         /// What the target asks of names.
         wanted: &'static str,
     },
+    /// The OVF that the appliance came from cannot be read.
+    #[error("the OVF in the appliance cannot be read")]
+    Ovf(#[source] OvfError),
+    /// The descriptor cannot be written.
+    #[error("the machines cannot be described in OVF")]
+    Descriptor(#[source] OvfWriteError),
     /// A folder that documents could not name.
     #[error("`{}` cannot be named in a document; wanted a whole path in UTF-8 without control characters", path.display())]
     Folder {

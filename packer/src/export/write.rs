@@ -9,9 +9,10 @@ use std::thread;
 
 use appliance::Digest;
 use formats::image::{self, ImageWriteError, WriteOptions};
+use formats::ovf::{OvaWriteError, OvfWriteError};
 use formats::{Disk, ReadError, Run, RunKind};
 
-use super::{Content, Plan, Planned, PlannedDisk, container_disk};
+use super::{Content, Plan, Planned, PlannedDisk, container_disk, ova};
 use crate::Progress;
 use crate::new_file::{NewFile, NewFileError};
 
@@ -68,6 +69,24 @@ pub enum ExportError {
         #[source]
         source: ImageWriteError,
     },
+    /// The descriptor of an OVA could not be written.
+    #[error("cannot write `{}`", path.display())]
+    Ovf {
+        /// The OVA.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: OvfWriteError,
+    },
+    /// An OVA could not be written.
+    #[error("cannot write `{}`", path.display())]
+    Ova {
+        /// The OVA.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: OvaWriteError,
+    },
 }
 
 impl Plan {
@@ -77,7 +96,7 @@ impl Plan {
             Planned::File(content) => vec![content],
             Planned::Folder(files) => files.iter().map(|(_, content)| content).collect(),
         };
-        contents.into_iter().filter_map(Content::disk).collect()
+        contents.into_iter().flat_map(Content::disks).filter_map(PlannedDisk::name).collect()
     }
 
     /// Writes what was planned to `path`, and gives back how many bytes that are. `disks` has those that
@@ -128,13 +147,20 @@ impl Plan {
 }
 
 impl Content {
-    fn disk(&self) -> Option<&str> {
+    fn disks(&self) -> Vec<&PlannedDisk> {
         match self {
-            Self::Text(_) => None,
-            Self::Image { disk, .. } | Self::ContainerDisk { disk, .. } => match disk {
-                PlannedDisk::OfAppliance { name } => Some(name),
-                PlannedDisk::Empty { .. } => None,
-            },
+            Self::Text(_) => Vec::new(),
+            Self::Image { disk, .. } | Self::ContainerDisk { disk, .. } => vec![disk],
+            Self::Ova(package) => package.disks.iter().map(|(disk, _)| disk).collect(),
+        }
+    }
+}
+
+impl PlannedDisk {
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::OfAppliance { name } => Some(name),
+            Self::Empty { .. } => None,
         }
     }
 }
@@ -166,6 +192,7 @@ impl Writer<'_> {
                 self.image(disk, *image, path, disk_image.file())?;
                 container_disk::write(disk_image.file(), *arch, tag, file).map_err(failed)
             }
+            Content::Ova(package) => ova::write(self, package, path, file),
         }
     }
 

@@ -36,6 +36,9 @@ use crate::Appliance;
 use crate::hull_toml::Remarks;
 
 pub use container::ContainerImage;
+pub(crate) use names::label;
+pub(crate) use ovf::disk_drives;
+
 pub use error::ImportError;
 pub use notice::{Notice, What};
 use unpack::Packing;

@@ -26,7 +26,7 @@ impl Names {
 }
 
 /// `text` with everything that no name can have as `-`; `None` where nothing would be left.
-pub(super) fn label(text: &str) -> Option<String> {
+pub(crate) fn label(text: &str) -> Option<String> {
     let mut name = String::new();
     for c in text.chars() {
         match c.to_ascii_lowercase() {

@@ -5,6 +5,7 @@
 
 mod kubevirt;
 mod libvirt;
+mod ova;
 mod packets;
 
 use std::path::{Path, PathBuf};

@@ -95,7 +95,7 @@ fn image(drive: &Drive, disks: &mut Disks<'_>) -> Result<Found, ImportError> {
 
 /// The disk drives in the order in which a guest finds them: by the kind of controller that comes first in the
 /// document, then by the controller's place and the drive's place on it.
-fn disk_drives(hardware: &Hardware) -> Vec<&Drive> {
+pub(crate) fn disk_drives(hardware: &Hardware) -> Vec<&Drive> {
     let mut drives: Vec<_> = hardware.drives.iter().filter(|drive| drive.kind == DriveKind::Disk).collect();
     let kind = |drive: &Drive| hardware.controller_of(drive).map(|controller| controller.kind);
     let mut kinds = Vec::new();

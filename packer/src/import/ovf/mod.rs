@@ -24,6 +24,8 @@ use super::{Import, ImportError, ImportRequest, Kind};
 use disks::Disks;
 use networks::Networks;
 
+pub(crate) use machine::disk_drives;
+
 /// What VMware's tools write as a machine's identifier, whatever its name.
 const NAMELESS: &str = "vm";
 
