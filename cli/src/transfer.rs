@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use appliance::manifest::ManifestError;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use registry_client::credentials::{CredentialFile, CredentialFiles};
-use registry_client::{Client, ClientError, ClientOptions, Event, Plan, Progress, RequestError};
+use registry_client::{
+    Client, ClientError, ClientOptions, Event, FetchImageError, Plan, Progress, RequestError,
+};
 
 use crate::environment;
 use crate::error::{CommandError, Exit, OTHER_PLATFORM};
@@ -177,6 +179,28 @@ impl From<registry_client::PullError> for CommandError {
                     .hint("hull pulls what `hull pack` made and nothing else")
             }
             error => transfer_error(exit_of(error.request()), error),
+        }
+    }
+}
+
+impl From<FetchImageError> for CommandError {
+    fn from(error: FetchImageError) -> Self {
+        match error {
+            FetchImageError::Request(error) => error.into(),
+            FetchImageError::NoRegistry { .. } => {
+                Self::from_error(Exit::Usage, error).hint("write it as docker://HOST[:PORT]/NAME[:TAG]")
+            }
+            FetchImageError::NoPlatform { .. } => {
+                Self::from_error(Exit::NotFound, error).hint("`--arch` chooses another architecture")
+            }
+            FetchImageError::TooLarge { .. } => {
+                Self::from_error(Exit::Failed, error).hint("`--max-size` accepts larger images")
+            }
+            FetchImageError::NotAnImage { .. } => {
+                Self::from_error(Exit::Failed, error).hint("`hull pull` fetches appliances")
+            }
+            error => Self::from_error(Exit::Failed, error)
+                .hint("the registry's copy is damaged; whoever put it there can do so again"),
         }
     }
 }

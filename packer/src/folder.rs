@@ -21,8 +21,8 @@ use crate::parts::FolderParts;
 
 /// The largest `hull.toml` that is read.
 const MAX_HULL_TOML_BYTES: u64 = 1 << 20;
-/// The largest OVF descriptor that is stored: what readers accept of any document.
-pub(crate) const MAX_OVF_BYTES: u64 = 4 << 20;
+/// The largest OVF descriptor that is stored: the largest that is read.
+const MAX_OVF_BYTES: u64 = 16 << 20;
 
 /// An appliance as its author's folder describes it.
 #[derive(Debug)]
@@ -148,7 +148,7 @@ impl Author {
         const WHAT: &str = "the OVF descriptor";
         let file = self.open(named, WHAT, OPEN)?;
         let bytes = read_at_most(file, MAX_OVF_BYTES).map_err(|error| self.failed(named, WHAT, error))?;
-        bytes.ok_or_else(|| self.failed(named, WHAT, io::Error::other("it has more than 4 MiB")))
+        bytes.ok_or_else(|| self.failed(named, WHAT, io::Error::other("it has more than 16 MiB")))
     }
 
     /// Opens a disk's source with all that may be used for it.

@@ -3,6 +3,7 @@
 //! - [`Client::pull`], [`Client::push`]: whole appliances; only what the other side lacks moves.
 //! - [`Client::login`], [`credentials`]: logins, kept where docker and podman keep theirs.
 //! - [`Client::resolve`], [`Client::tags`]: what a registry has.
+//! - [`Client::fetch_image`]: a container image's layers, for who looks into them.
 //! - [`open_disk`]: a pulled disk, readable without unpacking.
 //!
 //! Nothing that a registry sends is trusted before its digest is checked, no credentials leave the
@@ -17,6 +18,7 @@ pub mod credentials;
 mod disk;
 mod document;
 mod fetch;
+mod image;
 mod login;
 mod on_thread;
 mod progress;
@@ -33,6 +35,7 @@ mod upload;
 pub use client::{Client, ClientError, ClientOptions};
 pub use disk::{OpenDiskError, open_disk};
 pub use document::DocumentError;
+pub use image::{FetchImageError, FetchedImage};
 pub use login::LoginError;
 pub use progress::{Event, Plan, Progress, Silent};
 pub use pull::{PullError, Pulled};

@@ -6,7 +6,9 @@ use appliance::policy::Firewall;
 use appliance::{Arch, Devices, Firmware, Machine, Reference};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use packer::hull_toml::parse_size;
-use packer::import::{Import, ImportError, ImportRequest, Origin, Wishes, WriteFolderError, import};
+use packer::import::{
+    ContainerImage, Import, ImportError, ImportRequest, Origin, Wishes, WriteFolderError, import,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -16,15 +18,18 @@ use crate::error::{CommandError, Exit};
 use crate::image::ImageArgs;
 use crate::packing::{Bar, IMAGES, LARGER, PackingArgs, check_tag};
 use crate::text::{self, plain, size};
+use crate::transfer::{TransferArgs, block_on};
 
-/// Make an appliance of a disk image, whatever platform it comes from
+/// Make an appliance of what another platform made
 ///
-/// What FILE is, its content says. Nothing passes the firewall of what is imported until its author allows it: `--init`
+/// FILE is a disk image of any format that hull reads, an OVA, an OVF or the folder with one, a Vagrant box for libvirt or
+/// VirtualBox, or an archive of a container image with a disk for KubeVirt; its content says which. `docker://HOST/NAME:TAG`
+/// is such a container image in a registry. Nothing passes the firewall of what is imported until its author allows it: `--init`
 /// writes a folder with hull.toml and the disks, where rules can be added before `hull pack` packs it.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("result").required(true).args(["reference", "init"])))]
 pub(crate) struct ImportArgs {
-    /// What to import
+    /// What to import: a file, a folder with an OVF in it, or `docker://HOST/NAME[:TAG]`
     file: PathBuf,
     /// Pack it at once, under this name: `[HOST[:PORT]/]NAME[:TAG]`
     #[arg(long = "tag", short = 't', value_name = "REF")]
@@ -38,6 +43,8 @@ pub(crate) struct ImportArgs {
     image: ImageArgs,
     #[command(flatten)]
     packing: PackingArgs,
+    #[command(flatten)]
+    transfer: TransferArgs,
     /// Which of the configurations that an OVF offers is taken [default: its own default]
     #[arg(long, value_name = "ID")]
     configuration: Option<String>,
@@ -85,7 +92,14 @@ pub(crate) fn run(context: &Context, args: &ImportArgs) -> Result<(), CommandErr
         max_disk_bytes: args.image.max_size_bytes(),
         scratch: &store.root().join("tmp"),
     };
-    let imported = import(&request)?;
+    let imported = match registry_name(&args.file)? {
+        None => import(&request)?,
+        Some(reference) => {
+            let image = fetch(&reference, args, &request)?;
+            let origin = Origin::Container { name: &reference.to_string(), image: &image };
+            import(&ImportRequest { origin, ..request })?
+        }
+    };
     show(&imported, &args.file);
     let mut result = json!({
         "kind": imported.kind.describe(),
@@ -115,6 +129,32 @@ pub(crate) fn run(context: &Context, args: &ImportArgs) -> Result<(), CommandErr
         text::result(line)
     }
     Ok(())
+}
+
+/// What comes after `docker://`, which is how skopeo writes that something is in a registry.
+fn registry_name(file: &Path) -> Result<Option<Reference>, CommandError> {
+    let Some(name) = file.to_str().and_then(|file| file.strip_prefix("docker://")) else { return Ok(None) };
+    let reference = name.parse().map_err(|error: appliance::ReferenceError| {
+        CommandError::from_error(Exit::Usage, error)
+            .hint("write it as docker://HOST[:PORT]/NAME[:TAG|@DIGEST]")
+    })?;
+    Ok(Some(reference))
+}
+
+fn fetch(
+    reference: &Reference,
+    args: &ImportArgs,
+    request: &ImportRequest<'_>,
+) -> Result<ContainerImage, CommandError> {
+    let client = args.transfer.client()?;
+    let architecture = request.wishes.arch.unwrap_or(Arch::Amd64).as_str();
+    let bar = crate::transfer::Bar::new();
+    let bounds = (request.scratch, request.max_disk_bytes);
+    let fetched = block_on(client.fetch_image(reference, architecture, bounds, &bar))?;
+    bar.finish();
+    let fetched = fetched?;
+    text::say(format_args!("Fetched {reference}, {}.", fetched.manifest));
+    Ok(ContainerImage::new(fetched.config, fetched.layers)?)
 }
 
 impl MachineArgs {

@@ -4,10 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
+use appliance::Digest;
+use serde_json::{Value, json};
 
 use crate::support::disks::{boot, convert, create, cut, noise};
 use crate::support::package::{Member, file, link, members, ova, tar};
+use crate::support::registry::Registry;
 use crate::support::{Done, Host, files, installed};
 
 /// The config of the appliance `reference`, without what hangs on its name and history.
@@ -310,7 +312,7 @@ fn an_ova_that_is_not_what_it_says_is_refused() {
 
 /// A manifest of `members`.
 fn manifest(members: &[Member]) -> String {
-    let digest = |member: &Member| appliance::Digest::sha256(&member.content).hex();
+    let digest = |member: &Member| Digest::sha256(&member.content).hex();
     members.iter().map(|member| format!("SHA256({})= {}\n", member.name, digest(member))).collect()
 }
 
@@ -420,4 +422,109 @@ fn a_virtualbox_box_is_the_ovf_in_it() {
     let said = check_both_ways(&host, "a.box");
     assert!(said.contains("is a Vagrant box"), "{said}");
     assert_eq!(config(&host, "at-once:1")["machines"][0]["firmware"], "uefi-secure");
+}
+
+/// An OCI image layout at `layout` with one image, whose layers are these.
+fn image_layout(host: &Host, layers: &[Vec<u8>]) {
+    let blobs = host.folder().join("layout/blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let add = |media_type: &str, content: &[u8]| {
+        let digest = Digest::sha256(content);
+        fs::write(blobs.join(digest.hex()), content).unwrap();
+        json!({ "mediaType": media_type, "digest": digest, "size": content.len() })
+    };
+    let layer = |content: &Vec<u8>| {
+        let kind = if content.starts_with(&[0x1f, 0x8b]) { "tar+gzip" } else { "tar" };
+        add(&format!("application/vnd.oci.image.layer.v1.{kind}"), content)
+    };
+    let layers: Vec<_> = layers.iter().map(layer).collect();
+    let diff_ids: Vec<_> = layers.iter().map(|layer| layer["digest"].clone()).collect();
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "config": {}, "rootfs": { "type": "layers", "diff_ids": diff_ids },
+    });
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": add("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes()), "layers": layers,
+    });
+    let manifest = add("application/vnd.oci.image.manifest.v1+json", manifest.to_string().as_bytes());
+    let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
+    let layout = host.folder().join("layout");
+    fs::write(layout.join("index.json"), index.to_string()).unwrap();
+    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+}
+
+/// Copies `layout` to `to` with skopeo.
+#[track_caller]
+fn skopeo(host: &Host, to: &str) {
+    let mut command = Command::new("skopeo");
+    host.clean(command.current_dir(host.folder()));
+    command.args(["--insecure-policy", "copy", "-q", "--dest-tls-verify=false", "oci:layout", to]);
+    Done::of(&mut command).ok();
+}
+
+#[test]
+fn a_container_disk_comes_from_a_registry_or_an_archive() {
+    if !installed(&["qemu-img", "skopeo", "gzip"]) {
+        return;
+    }
+    let host = Host::new();
+    let registry = Registry::start(&host);
+    let raw = host.folder().join("raw");
+    fs::write(&raw, noise(1, 1 << 20)).unwrap();
+    let image = fs::read(convert(&raw, "-O qcow2", "image")).unwrap();
+    // The later layer wins.
+    let first = tar(&[file("disk/disk.img", "an older one")]);
+    let second = tar(&[file("disk/disk.img", image), file("etc/other", "not looked at")]);
+    image_layout(&host, &[first, second]);
+    skopeo(&host, &format!("docker://{}/vms/web:1", registry.address));
+    skopeo(&host, "oci-archive:oci.tar");
+    skopeo(&host, "docker-archive:docker.tar:web:1");
+    host.ok("import raw --name web -t want:1");
+    for origin in [format!("docker://{}/vms/web:1", registry.address), "oci.tar".into(), "docker.tar".into()]
+    {
+        let said = check_both_ways(&host, &format!("{origin} --name web"));
+        assert!(said.contains("is a container image with a disk for KubeVirt"), "{said}");
+        assert!(said.contains("virtio devices"), "{said}");
+        assert_eq!(disks(&host, "at-once:1"), disks(&host, "want:1"), "{origin}");
+        fs::remove_dir_all(host.folder().join("folder")).unwrap();
+    }
+    host.ok(&format!("import docker://{}/vms/web:1 -t named:1", registry.address));
+    assert_eq!(config(&host, "named:1")["name"], "web");
+}
+
+#[test]
+fn container_images_without_one_disk_are_refused() {
+    if !installed(&["skopeo", "gzip"]) {
+        return;
+    }
+    let check = |layer: Vec<u8>, words: &[&str]| {
+        let host = Host::new();
+        image_layout(&host, &[layer]);
+        skopeo(&host, "oci-archive:image.tar");
+        check_refused(&host, "image.tar", 1, words);
+    };
+    check(tar(&[file("etc/passwd", "x"), file("a", "x"), file("b", "x")]), &["no disk"]);
+    check(tar(&[file("disk/a", "x"), file("disk/b", "x")]), &["several files", "disk/a"]);
+    check(tar(&[file("disk/a", "KDMV")]), &["disk/a", "vmdk", "qcow2"]);
+    check(tar(&[file("disk/../a", "x")]), &["disk/../a"]);
+    check(b"no tar archive".to_vec(), &["layer 1"]);
+
+    let host = Host::new();
+    let layer = tar(&[file("disk/a", "x")]);
+    image_layout(&host, std::slice::from_ref(&layer));
+    let mut blobs = files(&host.folder().join("layout/blobs/sha256"));
+    blobs.push(host.folder().join("layout/index.json"));
+    let archived = |path: &std::path::PathBuf| {
+        let mut content = fs::read(path).unwrap();
+        if content == layer {
+            content[512] ^= 1;
+        }
+        file(path.strip_prefix(host.folder().join("layout")).unwrap().to_str().unwrap(), content)
+    };
+    let members: Vec<_> = blobs.iter().map(archived).collect();
+    fs::write(host.folder().join("image.tar"), tar(&members)).unwrap();
+    check_refused(&host, "image.tar", 1, &["digest", "promise"]);
+    check_refused(&host, "docker://127.0.0.1:1/web:1", 5, &["127.0.0.1:1"]);
+    check_refused(&host, "docker://web:1", 2, &["web:1", "docker://HOST"]);
+    check_refused(&host, "docker://", 2, &["docker://HOST"]);
 }

@@ -57,6 +57,8 @@ pub(super) enum Kind {
     Extended,
     /// PAX: its content is records about all members from here on.
     Global,
+    /// A link of the kind that is named, with its article.
+    Link(&'static str),
 }
 
 impl Header {
@@ -106,8 +108,8 @@ fn kind(offset: u64, kind: u8, name: &str) -> Result<Kind, TarError> {
         b'L' => return Ok(Kind::LongName),
         b'x' => return Ok(Kind::Extended),
         b'g' => return Ok(Kind::Global),
-        b'1' => "a hard link",
-        b'2' => "a symbolic link",
+        b'1' => return Ok(Kind::Link("a hard link")),
+        b'2' => return Ok(Kind::Link("a symbolic link")),
         b'3' | b'4' => "a device",
         b'6' => "a pipe",
         b'S' => "a sparse file",

@@ -35,6 +35,13 @@ const MOST_EXTENDED_BYTES: u64 = 64 << 10;
 /// Zeros behind the end. Tape records of 20 blocks are usual.
 const MOST_PADDING_BYTES: u64 = 1 << 20;
 
+/// What becomes of links in an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Links {
+    Refused,
+    PassedOver,
+}
+
 /// The regular files of an archive.
 #[derive(Debug)]
 pub struct Members {
@@ -118,6 +125,20 @@ impl Members {
     ///
     /// [`TarError`], naming the field, where it lies, what it holds and what could stand there.
     pub fn read(source: &Source) -> Result<Self, TarError> {
+        Self::read_with(source, Links::Refused)
+    }
+
+    /// As [`Members::read`], with links passed over: they are no members, and nothing is read by way of them. For
+    /// archives that have some beside what counts, as those of `docker save` do.
+    ///
+    /// # Errors
+    ///
+    /// As [`Members::read`].
+    pub fn read_past_links(source: &Source) -> Result<Self, TarError> {
+        Self::read_with(source, Links::PassedOver)
+    }
+
+    fn read_with(source: &Source, links: Links) -> Result<Self, TarError> {
         let mut members = Members { source: source.clone(), members: Vec::new(), places: HashMap::new() };
         let mut offset = 0;
         let mut headers = 0;
@@ -133,6 +154,15 @@ impl Members {
                 Kind::LongName => extended.add_long_name(offset, &extension(source, &header)?)?,
                 Kind::Extended => extended.add_records(offset, &extension(source, &header)?)?,
                 Kind::Global => pax::check_global(offset, &extension(source, &header)?)?,
+                Kind::Link(found) => {
+                    let name = std::mem::take(&mut extended).name(&header)?;
+                    if links == Links::Refused {
+                        return Err(TarError::Refused { offset, name, found });
+                    }
+                    if size_bytes != 0 {
+                        return Err(malformed(offset, "size", &format!("{size_bytes} for a link"), "0"));
+                    }
+                }
                 Kind::Folder | Kind::File => {
                     let own = std::mem::take(&mut extended);
                     let name = own.name(&header)?;

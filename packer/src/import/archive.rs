@@ -2,7 +2,7 @@
 
 use formats::image::Source;
 use formats::ovf::Package;
-use formats::tar::Members;
+use formats::tar::{Members, TarError};
 
 use super::notice::MAX_EXAMPLES;
 use super::{Import, ImportError, ImportRequest, Kind, container, ovf, vagrant};
@@ -21,6 +21,9 @@ pub(super) fn import(
     name: &str,
     request: &ImportRequest<'_>,
 ) -> Result<Import, ImportError> {
+    if let Some(members) = saved_by_docker(source) {
+        return container::of_archive(&members, request);
+    }
     let members =
         Members::read(source).map_err(|source| ImportError::Archive { name: name.to_owned(), source })?;
     if members.get(vagrant::METADATA).is_some() {
@@ -34,6 +37,14 @@ pub(super) fn import(
     }
     let members = members.iter().take(MAX_EXAMPLES).map(|member| member.name.clone()).collect();
     Err(ImportError::UnknownArchive { name: name.to_owned(), members })
+}
+
+/// The members of what `docker save` or skopeo wrote, where links stand beside the layers that they lead to; `None` for
+/// anything else.
+fn saved_by_docker(source: &Source) -> Option<Members> {
+    let is_refused = matches!(Members::read(source), Err(TarError::Refused { .. }));
+    let members = is_refused.then(|| Members::read_past_links(source).ok()).flatten()?;
+    container::is_saved_by_docker(&members).then_some(members)
 }
 
 /// The content of a small member; `None` where it is not there.

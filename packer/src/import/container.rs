@@ -10,6 +10,7 @@
 //! Changeset"; Moby's image specification 1.2, "Combined Image JSON + Filesystem Changeset Format".
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 
 use appliance::{Arch, Devices, Digest};
@@ -37,9 +38,23 @@ const DEVICES: Assumed<Devices> =
 #[derive(Debug)]
 pub struct ContainerImage {
     /// Its config, as JSON.
-    pub config: Vec<u8>,
+    config: Vec<u8>,
     /// Its layers, the lowest first: tar archives, compressed or not.
-    pub layers: Vec<Source>,
+    layers: Vec<Source>,
+}
+
+impl ContainerImage {
+    /// An image of a config and layers that have been fetched, each a file.
+    ///
+    /// # Errors
+    ///
+    /// [`ImportError::Image`] where one of them is no file.
+    pub fn new(config: Vec<u8>, layers: Vec<File>) -> Result<Self, ImportError> {
+        let layers = layers.into_iter().enumerate().map(|(n, file)| {
+            Source::new(file).map_err(|reason| ImportError::image(&format!("layer {}", n + 1), reason))
+        });
+        Ok(Self { config, layers: layers.collect::<Result<_, _>>()? })
+    }
 }
 
 /// What is read of an image's config.
@@ -79,6 +94,15 @@ struct Saved {
 /// Whether the archive holds container images.
 pub(super) fn is_archive(members: &Members) -> bool {
     members.get(OCI_INDEX).is_some() || members.get(DOCKER_MANIFEST).is_some()
+}
+
+/// Whether this is what `docker save` writes, and nothing else besides.
+pub(super) fn is_saved_by_docker(members: &Members) -> bool {
+    let is_part = |name: &str| {
+        let json = name.ends_with(".json") || name == "repositories" || name.ends_with("/VERSION");
+        json || name.ends_with(".tar") || name.ends_with("/json") || name.starts_with("blobs/")
+    };
+    members.get(DOCKER_MANIFEST).is_some() && members.iter().all(|member| is_part(&member.name))
 }
 
 /// The one image in an archive.
