@@ -68,7 +68,7 @@ fn images_that_are_damaged_or_hostile_are_refused() {
         |image| patch(image, 12, &[0xff; 8]),
         &["vmdk", "18446744073709551615", "--max-size"],
     );
-    check_image("-O vdi", |_| {}, &["VDI", "qemu-img convert"]);
+    check_image("-O vdi", |image| cut(image, 300), &["vdi", "byte"]);
     check_image("-O vhdx", |image| cut(image, 300_000), &["vhdx", "cut off", "1048576"]);
     check_image("-O qcow2", |image| fs::write(image, b"\x1f\x8b\x08 gzip").unwrap(), &["gzip", "unpack"]);
 }
@@ -82,7 +82,7 @@ fn an_image_cannot_lead_to_other_files() {
         create(folder, "-q -f qcow2 -b /etc/hostname -F raw -u backed.qcow2 8M");
         edit(folder, "disk.raw", "backed.qcow2");
     };
-    check(backed, 1, &["`root`", "backing", "/etc/hostname", "qemu-img"]);
+    check(backed, 1, &["`root`", "backing", "/etc/hostname", "--backing"]);
     let external = |folder: &Path| {
         create(folder, "-q -f qcow2 -o data_file=elsewhere.raw external.qcow2 8M");
         edit(folder, "disk.raw", "external.qcow2");
@@ -92,7 +92,7 @@ fn an_image_cannot_lead_to_other_files() {
         create(folder, "-q -f vmdk -o subformat=monolithicFlat flat.vmdk 8M");
         edit(folder, "disk.raw", "flat.vmdk");
     };
-    check(flat, 1, &["VMDK", "other files"]);
+    check(flat, 1, &["vmdk", "other files"]);
 }
 
 #[test]
