@@ -59,3 +59,45 @@ impl Compressor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes that cannot be compressed.
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 1_u64;
+        let next = |_| {
+            // Knuth's MMIX generator; its high bits are good.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        (0..len).map(next).collect()
+    }
+
+    #[test]
+    fn deflate_looks_no_further_back_than_its_readers_can() {
+        let unit = [noise(8192), noise(8192)].concat();
+        for (window_bits, want) in [(12, Packing::Stored), (15, Packing::Packed)] {
+            let mut compressor = Compressor::new(Recipe::Deflate { level: 6, window_bits });
+            assert_eq!(compressor.pack(&unit, 9000, &mut Vec::new()), want, "{window_bits} bits");
+        }
+    }
+
+    #[test]
+    fn what_does_not_become_smaller_leaves_nothing_behind() {
+        let mut packed = b"before".to_vec();
+        for recipe in [
+            Recipe::Deflate { level: 6, window_bits: 12 },
+            Recipe::Zlib { level: 6 },
+            Recipe::Zstd { level: 4 },
+        ] {
+            let mut compressor = Compressor::new(recipe);
+            assert_eq!(compressor.pack(&noise(4096), 4095, &mut packed), Packing::Stored);
+            assert_eq!(packed, b"before");
+            // The next one is not disturbed by it.
+            assert_eq!(compressor.pack(&[5; 4096], 100, &mut packed), Packing::Packed);
+            packed.truncate(6);
+        }
+    }
+}

@@ -16,7 +16,7 @@ pub(in crate::image) struct Output {
 
 impl Output {
     /// Takes the file after a look at what it is.
-    pub(super) fn new(file: File, format: Format) -> Result<Self, ImageWriteError> {
+    pub(in crate::image) fn new(file: File, format: Format) -> Result<Self, ImageWriteError> {
         let failed = |source| ImageWriteError::Write { format, what: "anything", offset: 0, source };
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() {

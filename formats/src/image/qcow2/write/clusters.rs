@@ -96,3 +96,65 @@ impl<'a> Clusters<'a> {
         self.out.write_at(offset, &bytes, "a refcount block")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::image::Format;
+
+    /// What `take` leads to in a file whose first four clusters are in use: its length in clusters, the refcount
+    /// table, and the file.
+    fn file_of(take: impl FnOnce(&mut Clusters<'_>)) -> (u64, Vec<u64>, File) {
+        let file = tempfile::tempfile().unwrap();
+        let out = Output::new(file.try_clone().unwrap(), Format::Qcow2).unwrap();
+        let mut clusters = Clusters::new(&out, 4, 2);
+        take(&mut clusters);
+        let (file_bytes, table) = clusters.finish().unwrap();
+        (file_bytes / CLUSTER_BYTES, table, file)
+    }
+
+    fn count(table: &[u64], file: &File, cluster: u64) -> u16 {
+        let mut count = [0; 2];
+        let offset = table[(cluster / PER_BLOCK) as usize] + cluster % PER_BLOCK * 2;
+        file.read_exact_at(&mut count, offset).unwrap();
+        u16::from_be_bytes(count)
+    }
+
+    #[test]
+    fn compressed_bytes_lie_end_to_end_and_each_use_of_a_cluster_counts() {
+        let (len, table, file) = file_of(|clusters| {
+            assert_eq!(clusters.take_bytes(CLUSTER_BYTES - 100).unwrap(), 4 * CLUSTER_BYTES);
+            // Over the border into the next cluster, and to its end.
+            assert_eq!(clusters.take_bytes(150).unwrap(), 5 * CLUSTER_BYTES - 100);
+            assert_eq!(clusters.take_bytes(CLUSTER_BYTES - 50).unwrap(), 5 * CLUSTER_BYTES + 50);
+            assert_eq!(clusters.take_bytes(1).unwrap(), 6 * CLUSTER_BYTES);
+            assert_eq!(clusters.take().unwrap(), 7 * CLUSTER_BYTES);
+            // Still fits where the compressed bytes end, and then the next cluster is taken.
+            assert_eq!(clusters.take_bytes(99).unwrap(), 6 * CLUSTER_BYTES + 1);
+            assert_eq!(clusters.take_bytes(CLUSTER_BYTES - 1).unwrap(), 8 * CLUSTER_BYTES);
+        });
+        assert_eq!((len, &*table), (9, [2 * CLUSTER_BYTES].as_slice()));
+        let counts: Vec<_> = (0..10).map(|cluster| count(&table, &file, cluster)).collect();
+        assert_eq!(counts, [1, 1, 1, 1, 2, 2, 2, 1, 1, 0]);
+    }
+
+    #[test]
+    fn a_refcount_block_begins_what_it_counts() {
+        let (len, table, file) = file_of(|clusters| {
+            for _ in 4..PER_BLOCK - 1 {
+                clusters.take().unwrap();
+            }
+            assert_eq!(clusters.take_bytes(10).unwrap(), (PER_BLOCK - 1) * CLUSTER_BYTES);
+            // Compressed bytes do not go on over a border where a block lies.
+            let next = (PER_BLOCK + 1) * CLUSTER_BYTES;
+            assert_eq!(clusters.take_bytes(CLUSTER_BYTES - 1).unwrap(), next);
+            assert_eq!(clusters.take_bytes(2).unwrap(), next + CLUSTER_BYTES - 1);
+        });
+        assert_eq!((len, &*table), (PER_BLOCK + 3, [2, PER_BLOCK].map(|at| at * CLUSTER_BYTES).as_slice()));
+        let clusters = [PER_BLOCK - 2, PER_BLOCK - 1, PER_BLOCK, PER_BLOCK + 1, PER_BLOCK + 2, PER_BLOCK + 3];
+        assert_eq!(clusters.map(|cluster| count(&table, &file, cluster)), [1, 1, 1, 2, 1, 0]);
+    }
+}
