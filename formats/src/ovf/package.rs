@@ -6,7 +6,9 @@
 //! Source: DSP0243 1.1.0, 5 (packages) and 7.1 (references); virt-v2v and VirtualBox for where the descriptor may stand.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::io;
+use std::sync::{Mutex, PoisonError};
 
 use super::certificate::{self, Certificate};
 use super::error::quoted;
@@ -131,6 +133,8 @@ pub struct Package<'a> {
     descriptor: Vec<u8>,
     manifest: Option<Manifest>,
     certificate: Option<Certificate>,
+    /// The names of the files that are what the manifest says. Many things may name one file.
+    checked: Mutex<HashSet<String>>,
 }
 
 /// Where the files of a package are.
@@ -215,6 +219,7 @@ impl<'a> Package<'a> {
             descriptor: Vec::new(),
             manifest: None,
             certificate: None,
+            checked: Mutex::default(),
         };
         package.descriptor = package.content(&package.descriptor_name, xml::MOST_BYTES as u64)?;
         if let Some(name) = manifest {
@@ -316,14 +321,18 @@ impl<'a> Package<'a> {
         Ok(())
     }
 
-    /// Checks the content of the file called `name` against the manifest, if there is one. May run for several files at
-    /// once. `progress` is told how many bytes more have been read.
+    /// Checks the content of the file called `name` against the manifest, if there is one and it was not done before. May
+    /// run for several files at once. `progress` is told how many bytes more have been read.
     ///
     /// # Errors
     ///
     /// [`PackageError::Digest`], [`PackageError::NotInManifest`], [`PackageError::Missing`], [`PackageError::Io`].
     pub fn check(&self, name: &str, progress: &(dyn Fn(u64) + Sync)) -> Result<(), PackageError> {
         let Some(wanted) = self.digest(name)? else { return Ok(()) };
+        let checked = || self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        if checked().contains(name) {
+            return Ok(());
+        }
         let failed = |source| PackageError::Io { name: quoted(name), source };
         let source = self.file(name)?.ok_or_else(|| PackageError::Missing { name: quoted(name) })?;
         let mut hasher = Hasher::like(&wanted);
@@ -341,6 +350,7 @@ impl<'a> Package<'a> {
         if found != wanted {
             return Err(PackageError::Digest { name: quoted(name), found, wanted });
         }
+        checked().insert(name.to_owned());
         Ok(())
     }
 
