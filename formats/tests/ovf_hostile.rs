@@ -107,6 +107,67 @@ fn a_text_that_many_elements_name_is_copied_a_bounded_number_of_times() {
     assert_eq!(labels.map(String::len).sum::<usize>(), 1 << 20);
 }
 
+/// What is long in one place, and named or looked at from many, is bounded: each of these took seconds or gigabytes.
+#[test]
+fn what_many_elements_share_is_short() {
+    let long = "x".repeat(1 << 16);
+    let system = |within: &str, content: &str| {
+        format!("<Envelope><VirtualSystem ovf:id=\"a\" {within}>{content}</VirtualSystem></Envelope>")
+    };
+    let named =
+        system("", &"<VirtualHardwareSection/>".repeat(4000)).replace("\"a\"", &format!("\"{long}\""));
+    assert_eq!(
+        answer(named.as_bytes()),
+        "OVF: at byte 10, ovf:id of VirtualSystem is 65536 bytes long; wanted at most 1024 bytes"
+    );
+    let property = "<Property ovf:key=\"k\"/>".repeat(100);
+    let classed = system("", &format!("<ProductSection ovf:class=\"{long}\">{property}</ProductSection>"));
+    assert_eq!(
+        answer(classed.as_bytes()),
+        "OVF: at byte 37, ovf:class of ProductSection is 65536 bytes long; wanted at most 256 bytes"
+    );
+    let listed = "a ".repeat(1000);
+    let listed = format!(
+        "<VirtualHardwareSection ovf:transport=\"{listed}\"><System><vssd:VirtualSystemType>{listed}</vssd:VirtualSystemType></System></VirtualHardwareSection>"
+    );
+    let hardware = parse(system("", &listed).as_bytes(), None).unwrap().systems.remove(0).hardware;
+    assert_eq!((hardware.transports.len(), hardware.kinds.len()), (64, 64));
+}
+
+/// Sections, disks and properties may each be many: looking one up must not mean looking at all others.
+#[test]
+fn thousands_of_sections_disks_and_properties_are_read_at_once() {
+    let numbers = || 0..4000;
+    let all = |make: &dyn Fn(u32) -> String| numbers().map(make).collect::<String>();
+    let disks = all(&|n| format!("<Disk ovf:diskId=\"d{n}\" ovf:capacity=\"${{c.k{n}}}\"/>"));
+    let properties = all(&|n| format!("<Property ovf:key=\"k{n}\" ovf:value=\"{n}\"/>"));
+    let drives = all(&|n| {
+        format!(
+            "<Item><rasd:InstanceID>{n}</rasd:InstanceID><rasd:ResourceType>17</rasd:ResourceType><rasd:HostResource>/disk/d{n}</rasd:HostResource></Item>"
+        )
+    });
+    let sections = "<DiskSection/>".repeat(20_000);
+    let document = format!(
+        "<Envelope><DiskSection>{disks}</DiskSection>{sections}<VirtualSystem ovf:id=\"a\"><ProductSection ovf:class=\"c\">{properties}</ProductSection><VirtualHardwareSection>{drives}</VirtualHardwareSection></VirtualSystem></Envelope>"
+    );
+    let descriptor = parse(document.as_bytes(), None).unwrap();
+    let capacities = descriptor.disks.iter().map(|disk| disk.capacity_bytes);
+    assert!(capacities.eq(numbers().map(u64::from)));
+}
+
+#[test]
+fn what_other_readers_would_read_otherwise_is_read_as_they_do_or_refused() {
+    let file = "<File href=\"other.vmdk\" ovf:href=\"disk.vmdk\" ovf:id=\"f\" id=\"g\"/>";
+    let document = format!("<Envelope><References>{file}</References></Envelope>");
+    let files = parse(document.as_bytes(), None).unwrap().files;
+    assert_eq!((files[0].href.as_str(), files[0].id.as_str()), ("disk.vmdk", "f"));
+    let document = format!("<Envelope><References>{file}</References><References/></Envelope>");
+    assert_eq!(
+        answer(document.as_bytes()),
+        "OVF: at byte 99, References is there again; wanted all files in one"
+    );
+}
+
 fn descriptors() -> Vec<&'static [u8]> {
     vec![
         SMALL.as_bytes(),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use formats::image::{Parts, Source};
 use formats::ovf::{FileReference, Manifest, ManifestDigest, OvaWriter, Package, PackageError};
@@ -148,6 +149,19 @@ fn what_is_used_is_in_the_manifest_and_as_it_says() {
     let error = open(&sha256("disk", b"x")).unwrap_err().to_string();
     assert_eq!(error, "OVF: the manifest has no digest of `web.ovf`; wanted one for each file that is used");
     assert!(matches!(open(&sha256("web.ovf", b"<Other/>")), Err(PackageError::Digest { .. })));
+}
+
+#[test]
+fn a_file_is_held_against_the_manifest_once() {
+    let manifest = sha256("web.ovf", DESCRIPTOR.as_bytes()) + &sha256("disk", b"content");
+    let archive =
+        archive(&[("web.ovf", DESCRIPTOR.as_bytes()), ("web.mf", manifest.as_bytes()), ("disk", b"content")]);
+    let package = Package::from_archive(&archive).unwrap();
+    let read = AtomicU64::new(0);
+    for _ in 0..3 {
+        package.check("disk", &|bytes| _ = read.fetch_add(bytes, Ordering::Relaxed)).unwrap();
+    }
+    assert_eq!(read.into_inner(), 7);
 }
 
 #[test]

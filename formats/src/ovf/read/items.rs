@@ -19,7 +19,7 @@ use super::kinds::{self, Device, Said, resource};
 use super::systems::hardware_kinds;
 use super::{
     Doubt, MOST_ID_BYTES, OvfError, Reading, attribute, boolean, check_count, is_required, malformed, number,
-    section_name, trimmed, units,
+    section_name, trimmed, units, words,
 };
 
 /// Kinds that one item may be of.
@@ -58,8 +58,7 @@ enum Bound {
 impl Reading {
     pub(super) fn hardware(&mut self, section: &Element<'_>) -> Result<Hardware, OvfError> {
         let transports = attribute(section, "transport").unwrap_or_default();
-        let transports = transports.split_whitespace().map(str::to_owned).collect();
-        let mut hardware = Hardware { transports, ..Hardware::default() };
+        let mut hardware = Hardware { transports: words(&transports).collect(), ..Hardware::default() };
         let mut items = Vec::new();
         for element in section.children() {
             match section_name(&element).as_ref() {
@@ -101,9 +100,8 @@ impl Reading {
             } else if !names::is_cim(child.namespace()) {
                 check_not_required(&child)?;
             } else if child.name() == "ResourceSubType" {
-                let words = text.split(|c: char| c.is_whitespace() || c == ',');
                 let left = MOST_SUB_TYPES.saturating_sub(item.sub_types.len());
-                item.sub_types.extend(words.filter(|word| !word.is_empty()).take(left).map(str::to_owned));
+                item.sub_types.extend(words(&text).take(left));
             } else if !text.is_empty() {
                 let name = if child.name() == "InstanceId" { "InstanceID" } else { child.name() };
                 item.texts.entry(name).or_insert(text);

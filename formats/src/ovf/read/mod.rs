@@ -33,6 +33,8 @@ const MOST_OF_A_KIND: usize = 1 << 12;
 const MOST_WARNINGS: usize = 1 << 12;
 /// What identifies something, and so may be repeated.
 const MOST_ID_BYTES: usize = 1 << 10;
+/// Words in a text that is a list of them.
+const MOST_WORDS: usize = 64;
 
 /// Reads a descriptor for the configuration with this id, or for its default one.
 ///
@@ -107,10 +109,14 @@ impl Reading {
         let configuration = self.configuration.clone();
         let mut descriptor = Descriptor { options, configuration, ..Descriptor::default() };
         let mut content = Vec::new();
+        let mut references = None;
         let mut disks = Vec::new();
         let mut eulas = Vec::new();
         for element in root.children() {
             match section_name(&element).as_ref() {
+                "References" if references.replace(element).is_some() => {
+                    return Err(malformed(&element, "References", "there again", "all files in one"));
+                }
                 "References" => descriptor.files = self.files(&element)?,
                 "DiskSection" => disks.push(element),
                 "NetworkSection" => self.networks(&element, &mut descriptor.networks)?,
@@ -208,9 +214,17 @@ fn section_name<'d>(element: &Element<'d>) -> Cow<'d, str> {
     Cow::Owned(local.strip_suffix("_Type").unwrap_or(local).to_owned())
 }
 
-/// An attribute of OVF's, which some writers leave without its prefix.
+/// An attribute of OVF's, which some writers leave without its prefix. Where it is there with one and without, the one
+/// with it counts, which is what other readers see.
 fn attribute<'d>(element: &Element<'d>, name: &str) -> Option<Cow<'d, str>> {
-    element.attribute(names::is_ovf, name)
+    let prefixed = element.attribute(|namespace| !namespace.is_empty() && names::is_ovf(namespace), name);
+    prefixed.or_else(|| element.attribute(str::is_empty, name))
+}
+
+/// The words of a list, as many as any list has.
+fn words(text: &str) -> impl Iterator<Item = String> {
+    let words = text.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty());
+    words.take(MOST_WORDS).map(str::to_owned)
 }
 
 /// An attribute that must be there and not be empty: an id or a name.

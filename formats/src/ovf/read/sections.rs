@@ -19,6 +19,8 @@ use super::{
 
 /// Products of one machine, and properties of one product.
 const MOST_PROPERTIES: usize = 1 << 14;
+/// A product's class and instance, which are part of the full key of each of its properties.
+const MOST_CLASS_BYTES: usize = 256;
 
 impl Reading {
     pub(super) fn files(&mut self, section: &Element<'_>) -> Result<Vec<FileReference>, OvfError> {
@@ -95,9 +97,16 @@ impl Reading {
     }
 
     pub(super) fn product(&mut self, section: &Element<'_>) -> Result<Product, OvfError> {
-        let text =
-            |name| attribute(section, name).filter(|text| !text.is_empty()).map(|text| text.into_owned());
-        let mut product = Product { class: text("class"), instance: text("instance"), ..Product::default() };
+        let part_of_keys = |name| match attribute(section, name) {
+            Some(text) if text.len() > MOST_CLASS_BYTES => {
+                let found = format!("{} bytes long", text.len());
+                let wanted = format!("at most {MOST_CLASS_BYTES} bytes");
+                Err(malformed(section, &field(section, name), &found, &wanted))
+            }
+            text => Ok(text.filter(|text| !text.is_empty()).map(|text| text.into_owned())),
+        };
+        let (class, instance) = (part_of_keys("class")?, part_of_keys("instance")?);
+        let mut product = Product { class, instance, ..Product::default() };
         let mut category = None;
         for element in section.children() {
             match section_name(&element).as_ref() {

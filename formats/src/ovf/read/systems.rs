@@ -12,7 +12,7 @@ use super::super::xml::Element;
 use super::sections::check_new;
 use super::{
     Doubt, OvfError, Reading, attribute, boolean, check_count, malformed, number, required_attribute,
-    section_name, trimmed,
+    section_name, trimmed, words,
 };
 
 /// A machine or collection that is yet to be read.
@@ -219,10 +219,5 @@ fn virtualbox_firmware(section: &Element<'_>) -> Option<Firmware> {
 /// The hardware families that a `System` names.
 pub(super) fn hardware_kinds(system: &Element<'_>) -> Vec<String> {
     let kinds = system.children().find(|element| element.name() == "VirtualSystemType");
-    let kinds = kinds.and_then(|kinds| trimmed(&kinds)).unwrap_or_default();
-    kinds
-        .split(|c: char| c.is_whitespace() || c == ',')
-        .filter(|kind| !kind.is_empty())
-        .map(str::to_owned)
-        .collect()
+    words(&kinds.and_then(|kinds| trimmed(&kinds)).unwrap_or_default()).collect()
 }
