@@ -53,6 +53,11 @@ impl Memory {
         }
     }
 
+    /// What has been taken for tables.
+    fn table_bytes(&self) -> u64 {
+        MOST_TABLE_BYTES - self.table_bytes_left.get()
+    }
+
     /// The share of one image, where one alone would have a cache of `alone_bytes`.
     pub(super) fn cache_bytes(&self, alone_bytes: u64) -> u64 {
         alone_bytes / self.images
@@ -102,7 +107,7 @@ pub(super) fn open(request: ImageRequest<'_>) -> Result<Image, OpenError> {
         below = Some(open_layer(layer, format, Surroundings { limits, parts, memory, parent })?);
     }
     let Opened { disk, left_out, .. } = below.expect("the image itself is a layer");
-    Ok(Image { format: image_format, disk, left_out })
+    Ok(Image { format: image_format, disk, left_out, table_bytes: memory.table_bytes() })
 }
 
 /// What each layer is read as, from the image down: what the caller says, or else what the layer above says of

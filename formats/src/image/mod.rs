@@ -101,6 +101,9 @@ pub struct Image {
     pub disk: Box<dyn Disk>,
     /// What the image holds besides.
     pub left_out: Vec<LeftOut>,
+    /// What its tables, and those of the images that it is a difference to, take of memory as long as the disk is
+    /// open. Caches come on top, and are smaller.
+    pub table_bytes: u64,
 }
 
 /// What an image holds that is not part of the disk as the guest sees it now.

@@ -138,6 +138,8 @@ pub(super) fn import(image: &ContainerImage, request: &ImportRequest<'_>) -> Res
 /// The disk in an image, with its name.
 fn disk(image: &ContainerImage, most: u64, scratch: &Path) -> Result<(String, Source), ImportError> {
     let mut files: BTreeMap<String, Source> = BTreeMap::new();
+    // One layer may be named 128 times, and each would be unpacked.
+    let mut left = most;
     for (n, layer) in image.layers.iter().enumerate() {
         let name = format!("layer {}", n + 1);
         let mut start = [0; 4];
@@ -145,7 +147,11 @@ fn disk(image: &ContainerImage, most: u64, scratch: &Path) -> Result<(String, So
         let read = layer.read_exact_at(&mut start[..len], 0);
         read.map_err(|source| ImportError::Member { name: name.clone(), source })?;
         let layer = match Packing::detect(&start) {
-            Some(packing) => unpack((layer, &name), packing, most, scratch)?,
+            Some(packing) => {
+                let unpacked = unpack((layer, &name), packing, left, scratch)?;
+                left -= unpacked.size_bytes();
+                unpacked
+            }
             None => layer.clone(),
         };
         let members = Members::read(&layer).map_err(|source| ImportError::Archive { name, source })?;

@@ -21,6 +21,8 @@ use crate::hull_toml::Remarks;
 const VCPUS: u32 = 2;
 const MEMORY_BYTES: u64 = 1 << 30;
 const VERSION: &str = "1.0";
+/// What the tables of all disks, which are open at once, may take of memory. A disk of 1 TiB mostly has 4 MiB at most.
+const MAX_TABLE_BYTES: u64 = 64 << 20;
 
 /// What a file says of an appliance.
 #[derive(Debug)]
@@ -84,6 +86,7 @@ struct Opened {
     disks: Vec<Box<dyn formats::Disk>>,
     whole_images: Vec<Option<WholeImage>>,
     notices: Vec<Notice>,
+    table_bytes: u64,
 }
 
 impl Draft {
@@ -234,12 +237,17 @@ impl Opened {
         });
         let layer = layers.next().expect("a disk has an image");
         let named = Named { parts, any: AtomicBool::new(false) };
-        let Image { format, disk: opened, left_out } = image::open(ImageRequest {
+        let Image { format, disk: opened, left_out, table_bytes } = image::open(ImageRequest {
             layer: Layer { format: draft.format, ..layer },
             backing: layers.collect(),
             parts: parts.is_some().then_some(&named),
             limits: Limits { max_size_bytes: request.max_disk_bytes },
         })?;
+        self.table_bytes += table_bytes;
+        if self.table_bytes > MAX_TABLE_BYTES {
+            let (what, found, most) = ("bytes of tables in disk images", self.table_bytes, MAX_TABLE_BYTES);
+            return Err(ImportError::TooMany { what, found, most });
+        }
         let mut notice = |what| self.notices.push(Notice { machine: Some(machine.to_owned()), what });
         for what in left_out {
             notice(What::ImageHoldsMore { disk: disk.name.clone(), what });

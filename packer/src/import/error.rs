@@ -81,8 +81,18 @@ pub enum ImportError {
         #[source]
         source: io::Error,
     },
-    /// A disk is a difference to itself.
-    #[error("disk `{}` is, by way of others, a difference to itself", disk.escape_debug())]
+    /// The file describes more of something than an appliance has, or than there is memory for.
+    #[error("there are {found} {what}; at most {most} are read")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        found: u64,
+        /// The most that are read.
+        most: u64,
+    },
+    /// A disk is a difference to a difference, and so on, for longer than is read, or to itself.
+    #[error("disk `{}` is the last of a chain of more than 256 disks", disk.escape_debug())]
     EndlessChain {
         /// The disk's id in the descriptor.
         disk: String,

@@ -10,6 +10,11 @@ use super::super::notice::{Notice, What};
 use super::super::unpack::{Packing, unpack};
 use super::super::{ImportError, ImportRequest};
 
+/// The longest chain of disks that are differences to one another, as long as those of images.
+const MAX_CHAIN: usize = 256;
+/// The most files that all disks together are read from, those that are read for several counted for each.
+const MAX_LAYERS: usize = 4096;
+
 /// The disks and files of a package, and what has been used of them so far.
 #[derive(Debug)]
 pub(super) struct Disks<'a> {
@@ -22,6 +27,8 @@ pub(super) struct Disks<'a> {
     opened: BTreeMap<String, NamedSource>,
     /// How many drives use a disk, by its id.
     uses: BTreeMap<String, u32>,
+    /// How many files have been used, over all drives.
+    layers: usize,
 }
 
 impl<'a> Disks<'a> {
@@ -31,7 +38,7 @@ impl<'a> Disks<'a> {
         request: &'a ImportRequest<'a>,
     ) -> Self {
         let (names, opened, uses) = (Names::default(), BTreeMap::new(), BTreeMap::new());
-        Self { descriptor, package, request, names, opened, uses }
+        Self { descriptor, package, request, names, opened, uses, layers: 0 }
     }
 
     /// The image of `disk`; `None` where it starts as zeros.
@@ -39,13 +46,18 @@ impl<'a> Disks<'a> {
         *self.uses.entry(disk.id.clone()).or_default() += 1;
         let mut layers = Vec::new();
         let mut next = Some(disk);
-        // A chain that comes back to itself ends as soon as it is longer than there are disks.
-        for _ in 0..=self.descriptor.disks.len() {
+        // A chain that comes back to itself ends here too.
+        for _ in 0..=MAX_CHAIN {
             let Some(layer) = next else {
                 let image = DraftImage { layers, format: None, said_bytes: Some(disk.capacity_bytes) };
                 return Ok((!image.layers.is_empty()).then_some(image));
             };
             if let Some(file) = &layer.file {
+                self.layers += 1;
+                if self.layers > MAX_LAYERS {
+                    let (what, found) = ("images that all disks are read from", self.layers as u64);
+                    return Err(ImportError::TooMany { what, found, most: MAX_LAYERS as u64 });
+                }
                 layers.push(self.file(file)?);
             }
             next = layer.parent.as_deref().and_then(|parent| self.descriptor.disk(parent));
@@ -68,6 +80,16 @@ impl<'a> Disks<'a> {
             Compression::Identity => whole,
             Compression::Gzip => {
                 let most = self.request.max_disk_bytes;
+                // Two ids may name one file, which is unpacked once.
+                let same = self.descriptor.files.iter().filter(|other| {
+                    other.href == file.href
+                        && other.compression == file.compression
+                        && other.chunk_bytes == file.chunk_bytes
+                        && other.size_bytes == file.size_bytes
+                });
+                if let Some(known) = same.filter_map(|other| self.opened.get(&other.id)).next() {
+                    return Ok(known.clone());
+                }
                 unpack((&whole, &file.href), Packing::Gzip, most, self.request.scratch)?
             }
         };

@@ -16,6 +16,9 @@ use super::networks::Networks;
 use super::properties;
 use crate::hull_toml::Subject;
 
+/// The most disks of a machine.
+const MAX_DISKS: usize = 64;
+
 /// The machine `name`. What is to be known of it goes to `draft`.
 pub(super) fn draft(
     system: &VirtualSystem,
@@ -29,14 +32,19 @@ pub(super) fn draft(
         arch: arch(system),
         vcpus: hardware.vcpus,
         // In whole MiB, as memory is everywhere.
-        memory_bytes: hardware.memory_bytes.map(|bytes| bytes.next_multiple_of(512)),
+        memory_bytes: hardware.memory_bytes.map(whole_sectors),
         firmware: firmware(hardware),
         devices: devices(hardware),
         start_order: system.start.as_ref().map(|start| u32::from(start.order)),
         ..DraftMachine::new(&name)
     };
     let mut what = Vec::new();
-    for drive in disk_drives(hardware) {
+    let drives = disk_drives(hardware);
+    if drives.len() > MAX_DISKS {
+        let (found, most) = (drives.len() as u64, MAX_DISKS as u64);
+        return Err(ImportError::TooMany { what: "disks in a machine", found, most });
+    }
+    for drive in drives {
         match image(drive, disks)? {
             Found::Image { wanted, image } => {
                 let disk = Disk {
@@ -52,7 +60,7 @@ pub(super) fn draft(
             Found::Blank { wanted, size_bytes } => {
                 let volume = disks.names.give(&wanted, "data");
                 what.push(What::BecameVolume { volume: volume.clone() });
-                machine.volumes.push(Volume { name: volume, size_bytes: size_bytes.next_multiple_of(512) });
+                machine.volumes.push(Volume { name: volume, size_bytes: whole_sectors(size_bytes) });
             }
             Found::Nothing => {}
         }
@@ -61,6 +69,11 @@ pub(super) fn draft(
     what.extend(left_out(system));
     draft.notices.extend(what.into_iter().map(|what| Notice { machine: Some(name.clone()), what }));
     Ok(machine)
+}
+
+/// Rounded up to 512; what is too large for that is too large for any machine, and refused where its config is checked.
+fn whole_sectors(bytes: u64) -> u64 {
+    bytes.checked_next_multiple_of(512).unwrap_or(bytes)
 }
 
 /// What lies in a disk drive.
@@ -104,7 +117,7 @@ pub(crate) fn disk_drives(hardware: &Hardware) -> Vec<&Drive> {
             kinds.push(found);
         }
     }
-    drives.sort_by_key(|drive| {
+    drives.sort_by_cached_key(|drive| {
         let rank = kinds.iter().position(|other| *other == kind(drive));
         let controller = hardware.controller_of(drive).map(|controller| controller.address.unwrap_or(0));
         (rank, controller, drive.address.unwrap_or(0))

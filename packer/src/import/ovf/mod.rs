@@ -29,6 +29,9 @@ pub(crate) use machine::disk_drives;
 /// What VMware's tools write as a machine's identifier, whatever its name.
 const NAMELESS: &str = "vm";
 
+/// The most machines of an appliance.
+const MAX_MACHINES: usize = 64;
+
 /// A draft, and what may be used to open its disks.
 #[derive(Debug)]
 pub(super) struct Drafted {
@@ -57,6 +60,10 @@ pub(super) fn draft(
         .map_err(|source| ImportError::Ovf { name: descriptor_name(), source })?;
     if descriptor.systems.is_empty() {
         return Err(ImportError::NoMachine { name: descriptor_name() });
+    }
+    if descriptor.systems.len() > MAX_MACHINES {
+        let (found, most) = (descriptor.systems.len() as u64, MAX_MACHINES as u64);
+        return Err(ImportError::TooMany { what: "machines", found, most });
     }
     let policy = policy::of(&descriptor)?;
     let names = machine_names(&descriptor, policy.as_ref());
