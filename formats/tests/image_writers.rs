@@ -201,7 +201,7 @@ struct Huge(u64);
 
 impl Huge {
     fn data(&self) -> [u64; 3] {
-        [0, self.0 / 2 & !511, self.0 - 512]
+        [0, (self.0 / 2) & !511, self.0 - 512]
     }
 }
 
