@@ -38,7 +38,9 @@ impl NewFile {
             return Ok(Self { file, target, unfinished: None });
         }
         let unfinished = beside(&target);
-        let file = File::create(&unfinished).map_err(NewFileError::Io)?;
+        // One can be there that a process of the same number has left, or a link that somebody has put in the way.
+        let _ = fs::remove_file(&unfinished);
+        let file = File::create_new(&unfinished).map_err(NewFileError::Io)?;
         Ok(Self { file, target, unfinished: Some(unfinished) })
     }
 
