@@ -189,6 +189,14 @@ pub enum ImportError {
     /// An archive without a container image for this architecture, or with several.
     #[error("the archive has not one container image for this architecture")]
     NoImage,
+    /// A box with more disks than a machine may have.
+    #[error("the box has {found} disks; at most {most} are read")]
+    ManyDisks {
+        /// How many.
+        found: usize,
+        /// The most that are read.
+        most: usize,
+    },
     /// A container image with more layers than container engines accept.
     #[error("the container image has {found} layers; at most {most} are read")]
     ManyLayers {

@@ -83,8 +83,10 @@ fn of_libvirt(
 ) -> Result<Draft, ImportError> {
     let one = || vec![DiskEntry { path: IMAGE.to_owned(), name: None, format: metadata.format.clone() }];
     let entries = metadata.disks.as_ref();
-    let entries =
-        entries.map_or_else(one, |disks| disks.iter().take(MAX_DISKS).map(DiskEntry::again).collect());
+    let entries: Vec<_> = entries.map_or_else(one, |disks| disks.iter().map(DiskEntry::again).collect());
+    if entries.len() > MAX_DISKS {
+        return Err(ImportError::ManyDisks { found: entries.len(), most: MAX_DISKS });
+    }
     let mut draft = Draft::new(Kind::VagrantBox, &request.default_name(), request);
     let mut names = Names::default();
     let mut disks = Vec::new();
