@@ -93,12 +93,13 @@ fn content_of(folded: &[u8]) -> Vec<u8> {
     content
 }
 
+static ZEROS: [u8; 4096] = [0; 4096];
+
 /// A file in memory; blocks of zeros are holes in it.
 pub(crate) fn file_of(bytes: &[u8]) -> File {
     let file = File::from(memfd_create("input", MemfdFlags::CLOEXEC).expect("a file in memory"));
     file.set_len(bytes.len() as u64).expect("room in memory");
-    for (number, block) in
-        bytes.chunks(4096).enumerate().filter(|(_, block)| block.iter().any(|byte| *byte != 0))
+    for (number, block) in bytes.chunks(4096).enumerate().filter(|(_, block)| **block != ZEROS[..block.len()])
     {
         file.write_all_at(block, number as u64 * 4096).expect("room in memory");
     }
