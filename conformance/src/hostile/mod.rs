@@ -5,7 +5,10 @@
 //!
 //! The files are made byte by byte from the formats' specifications; no code of hull's is used.
 
+mod archive;
+mod boxes;
 mod bytes;
+mod ova;
 mod plain;
 mod qcow2;
 mod run;
@@ -38,8 +41,18 @@ struct Hostile {
     want: Want,
     /// The first one is given to hull.
     files: Vec<(&'static str, Bytes)>,
+    command: Task,
     /// More arguments.
     more: Vec<&'static str>,
+}
+
+/// What hull is asked to do with the file.
+#[derive(Debug, Clone, Copy)]
+enum Task {
+    /// Copy the disk to a raw image.
+    Convert,
+    /// Write a folder with hull.toml and the disks.
+    Import,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +73,12 @@ const fn refused(says: &'static str) -> Want {
 
 /// A file for `hull convert`.
 fn convert(name: &'static str, what: &'static str, want: Want, files: Vec<(&'static str, Bytes)>) -> Hostile {
-    Hostile { name, what, want, files, more: Vec::new() }
+    Hostile { name, what, want, files, command: Task::Convert, more: Vec::new() }
+}
+
+/// A file for `hull import`.
+fn import(name: &'static str, what: &'static str, want: Want, files: Vec<(&'static str, Bytes)>) -> Hostile {
+    Hostile { command: Task::Import, ..convert(name, what, want, files) }
 }
 
 impl Hostile {
@@ -76,14 +94,18 @@ impl Hostile {
 
     fn arguments(&self) -> Vec<&'static str> {
         let (file, _) = self.files[0];
-        let convert = ["convert", file, "--to", "raw", "-o", "out/disk", "--max-size", "1024"];
-        convert.into_iter().chain(self.more.iter().copied()).collect()
+        let task: &[_] = match self.command {
+            Task::Convert => &["convert", file, "--to", "raw", "-o", "out/disk", "--max-size", "1024"],
+            Task::Import => &["import", file, "--init", "out/disk", "--max-size", "1"],
+        };
+        [task, &self.more].concat()
     }
 }
 
 /// Every file, made when it is asked for.
 fn all() -> impl Iterator<Item = Hostile> {
-    qcow2::all().chain(vmdk::all()).chain(vhd::all()).chain(vhdx::all()).chain(vdi::all()).chain(plain::all())
+    let disks = qcow2::all().chain(vmdk::all()).chain(vhd::all()).chain(vhdx::all()).chain(vdi::all());
+    disks.chain(plain::all()).chain(ova::all()).chain(boxes::all())
 }
 
 /// Gives every file to the program at `hull`, one after the other, and calls `tell` with each answer.
@@ -139,7 +161,8 @@ pub fn to_table(answers: &[Answer]) -> String {
         }
         let exit = answer.exit.map_or("none".to_owned(), |code| code.to_string());
         let said = match answer.wanted {
-            Some(_) => answer.said.as_str(),
+            // The hint is for people who want to go on.
+            Some(_) => answer.said.split("; hint: ").next().unwrap_or_default(),
             None if answer.exit == Some(0) => "accepted",
             None => answer.said.as_str(),
         };

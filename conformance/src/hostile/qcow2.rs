@@ -53,7 +53,7 @@ fn extension(image: &mut Bytes, kind: u32, content: &[u8]) {
     image.put(112, content);
 }
 
-fn backing(image: &mut Bytes, name: &[u8]) {
+pub(super) fn backing(image: &mut Bytes, name: &[u8]) {
     image.be64(8, 1024);
     image.be32(16, name.len() as u32);
     image.put(1024, name);

@@ -47,10 +47,14 @@ pub(super) fn run(hostile: &Hostile, hull: &Path, folder: &Path) -> io::Result<A
     fs::create_dir(&out)?;
     let said = folder.join("said");
     let mut command = Command::new(hull);
-    command.args(hostile.arguments()).current_dir(folder).env("HULL_HOME", folder.join("home"));
+    let scratch = folder.join("scratch");
+    fs::create_dir(&scratch)?;
+    command.args(hostile.arguments()).current_dir(folder);
+    command.env("HULL_HOME", folder.join("home")).env("TMPDIR", &scratch);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&said)?);
     let (status, taken) = wait(command.spawn()?)?;
-    let left = fs::read_dir(&out)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let left = fs::read_dir(&out)?.chain(fs::read_dir(&scratch)?);
+    let left = left.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
     let left = left.collect::<io::Result<Vec<_>>>()?;
     let mut text = Vec::new();
     File::open(&said)?.take(MAX_SAID_BYTES).read_to_end(&mut text)?;

@@ -66,7 +66,7 @@ fn sparse() -> Bytes {
 }
 
 /// streamOptimized: the same disk.
-fn stream() -> Bytes {
+pub(super) fn stream() -> Bytes {
     let mut image = header(3, 0x30001);
     image.put(DESCRIPTOR, text("streamOptimized", "").as_bytes());
     image.le16(77, 1);
