@@ -73,6 +73,11 @@ impl CommandError {
         Self { exit, error, hint }
     }
 
+    /// A failure to write where the user said. A full disk there is not the local store's, so `hint` holds for it too.
+    pub(crate) fn at_output(error: impl std::error::Error + Send + Sync + 'static, hint: &str) -> Self {
+        Self { hint: Some(hint.to_owned()), ..Self::from_error(Exit::Failed, error) }
+    }
+
     /// The same with something to do about it, unless there is already.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -8,6 +8,12 @@ use packer::{Format, ImageFiles, OpenImageError, open_image};
 
 use crate::error::{CommandError, Exit};
 
+/// What to do about an image that cannot be read.
+pub(crate) const IMAGES: &str =
+    "docs/formats/disk-images.md says which images are read; do not give a stranger's to tools that guess";
+/// What to do about a disk that is larger than was accepted.
+pub(crate) const LARGER: &str = "`--max-size` accepts larger disks";
+
 /// How an image file is read, and what may be used for it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImageArgs {
@@ -61,12 +67,8 @@ impl From<OpenImageError> for CommandError {
             OpenImageError::File { ref source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Self::from_error(Exit::NotFound, error).hint("check the path")
             }
-            error if is_too_large => {
-                Self::from_error(Exit::Failed, error).hint("`--max-size` accepts larger disks")
-            }
-            error => Self::from_error(Exit::Failed, error).hint(
-                "docs/hull-toml.md says which images are read; do not give a stranger's to tools that guess",
-            ),
+            error if is_too_large => Self::from_error(Exit::Failed, error).hint(LARGER),
+            error => Self::from_error(Exit::Failed, error).hint(IMAGES),
         }
     }
 }

@@ -12,6 +12,8 @@ use packer::{
 };
 
 use crate::error::{CommandError, Exit};
+use crate::image::{IMAGES, LARGER};
+use crate::target::OUTPUT;
 use crate::text::{self, size};
 
 /// How an appliance is packed.
@@ -110,12 +112,6 @@ fn report(packed: &Packed, start: Instant) {
     text::say(format_args!("{}, {}.", text::count(found.new_packs, "new pack"), size(found.new_pack_bytes)));
 }
 
-/// What to do about an image that cannot be read.
-pub(crate) const IMAGES: &str =
-    "docs/hull-toml.md says which images are read; do not give a stranger's to tools that guess";
-/// What to do about a disk that is larger than was accepted.
-pub(crate) const LARGER: &str = "`--max-size` accepts larger disks";
-
 /// A bar for each disk in turn.
 pub(crate) struct Bar(ProgressBar);
 
@@ -185,8 +181,7 @@ impl From<ArchiveError> for CommandError {
             ArchiveError::Store(error) => error.into(),
             error @ ArchiveError::NotAFile { .. } => Self::from_error(Exit::Usage, error)
                 .hint("`--output` names a file that is there or is to be made"),
-            error => Self::from_error(Exit::Failed, error)
-                .hint("`--output` names a file, in a folder that is there and may be written to"),
+            error => Self::at_output(error, OUTPUT),
         }
     }
 }

@@ -11,13 +11,13 @@ use packer::export::{
     ExportError, ExportOptions, Limits, Loss, LossReport, Plan, PlanError, Subject, container_disks, images,
     kubevirt, libvirt, ova,
 };
-use packer::{Compression, Contents, Platform, Target, VmdkAdapter};
+use packer::{Compression, Contents, Platform, Target};
 use serde_json::json;
 
-use super::convert::CompressionArg;
 use crate::context::Context;
 use crate::error::{CommandError, Exit};
 use crate::packing::Bar;
+use crate::target::{self, OUTPUT, TargetArgs, TargetFormat, name};
 use crate::text::{self, size};
 
 /// The longest OVF that is read.
@@ -47,12 +47,8 @@ pub(crate) struct ExportArgs {
     /// Go on although something is lost
     #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "narrower")]
     lossy: Option<Lossy>,
-    /// How clusters are compressed, with `--to qcow2` [default: zstd]
-    #[arg(long, value_enum)]
-    compression: Option<CompressionArg>,
-    /// Which kind, with `--to vmdk` and `--to vhd` [default: stream, dynamic]
-    #[arg(long, value_enum)]
-    subformat: Option<Subformat>,
+    #[command(flatten)]
+    target: TargetArgs,
     /// Where a registry has a disk's containerDisk, with `--to kubevirt` [default: NAME-DISK:TAG]
     #[arg(long = "image", value_name = "[DISK=]REF")]
     images: Vec<String>,
@@ -78,7 +74,7 @@ enum To {
     Raw,
     /// Disks: VMware's
     Vmdk,
-    /// Disks: Virtual PC's and Hyper-V's older one
+    /// Disks: Virtual PC's, Azure's and Hyper-V's older one
     Vhd,
     /// Disks: Hyper-V's
     Vhdx,
@@ -99,19 +95,6 @@ enum Lossy {
     Narrower,
     /// Such rules hold without their limits
     Wider,
-}
-
-/// Kinds of VMDK and VHD.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Subformat {
-    /// VMDK for transport, compressed: streamOptimized
-    Stream,
-    /// VMDK for use: monolithicSparse
-    Sparse,
-    /// VHD that grows
-    Dynamic,
-    /// VHD of the disk's whole size
-    Fixed,
 }
 
 pub(crate) fn run(context: &Context, args: &ExportArgs) -> Result<(), CommandError> {
@@ -143,7 +126,7 @@ pub(crate) fn run(context: &Context, args: &ExportArgs) -> Result<(), CommandErr
     report(args, &plan.report, written.is_some());
     let Some((bytes, time)) = written else {
         let lost = text::count(plan.report.losses.len() as u64, "thing");
-        let message = format!("{lost} of {} cannot be expressed as {}", args.reference, args.to.name());
+        let message = format!("{lost} of {} cannot be expressed as {}", args.reference, name(args.to));
         return Err(CommandError::new(Exit::Refused, message).hint(
             "nothing was written; `--lossy` writes what can be expressed, once you agree to the list above",
         ));
@@ -162,8 +145,17 @@ pub(crate) fn run(context: &Context, args: &ExportArgs) -> Result<(), CommandErr
 }
 
 impl To {
-    fn name(self) -> String {
-        self.to_possible_value().expect("none is hidden").get_name().to_owned()
+    /// The format of an image file; `None` where there is more to it than that.
+    fn image_format(self) -> Option<TargetFormat> {
+        Some(match self {
+            Self::Qcow2 => TargetFormat::Qcow2,
+            Self::Raw => TargetFormat::Raw,
+            Self::Vmdk => TargetFormat::Vmdk,
+            Self::Vhd => TargetFormat::Vhd,
+            Self::Vhdx => TargetFormat::Vhdx,
+            Self::Vdi => TargetFormat::Vdi,
+            Self::Ova | Self::Containerdisk | Self::Kubevirt | Self::Libvirt => return None,
+        })
     }
 }
 
@@ -180,7 +172,10 @@ impl ExportArgs {
             Version::Digest(_) => "latest",
         };
         let disk = self.disk.as_deref();
-        let plan = match self.to {
+        if let Some(format) = self.to.image_format() {
+            return Ok(images(subject, disk, self.target.target(format)?, &name(self.to))?);
+        }
+        Ok(match self.to {
             To::Ova => ova(subject, ovf),
             To::Containerdisk => container_disks(subject, disk, tag),
             To::Kubevirt => {
@@ -192,50 +187,24 @@ impl ExportArgs {
                 let folder = std::path::absolute(&self.output)?;
                 libvirt(subject, &folder, Target::Qcow2(Compression::None))
             }
-            _ => images(subject, disk, self.target(), &self.to.name()),
-        };
-        Ok(plan?)
+            To::Qcow2 | To::Raw | To::Vmdk | To::Vhd | To::Vhdx | To::Vdi => unreachable!("an image format"),
+        }?)
     }
 
     /// Each option belongs to some formats; elsewhere it would do nothing.
     fn check_options(&self) -> Result<(), CommandError> {
-        let of_subformat: &[To] = match self.subformat {
-            Some(Subformat::Stream | Subformat::Sparse) => &[To::Vmdk],
-            Some(Subformat::Dynamic | Subformat::Fixed) => &[To::Vhd],
-            None => &[],
-        };
+        self.target.check(self.to.image_format(), &name(self.to))?;
         let documents = [To::Ova, To::Kubevirt, To::Libvirt].contains(&self.to);
         for (is_wrong, option, wanted) in [
-            (self.compression.is_some() && self.to != To::Qcow2, "--compression", "`--to qcow2`"),
-            (
-                self.subformat.is_some() && !of_subformat.contains(&self.to),
-                "--subformat",
-                "`--to vmdk` (stream, sparse) and `--to vhd` (dynamic, fixed)",
-            ),
             (!self.images.is_empty() && self.to != To::Kubevirt, "--image", "`--to kubevirt`"),
             (self.disk.is_some() && documents, "--disk", "formats of disks"),
         ] {
             if is_wrong {
-                let message = format!("`{option}` cannot be used with `--to {}`", self.to.name());
+                let message = format!("`{option}` cannot be used with `--to {}`", name(self.to));
                 return Err(CommandError::new(Exit::Usage, message).hint(format!("it goes with {wanted}")));
             }
         }
         Ok(())
-    }
-
-    /// What a disk is written as; documents never ask.
-    fn target(&self) -> Target {
-        let adapter = VmdkAdapter::default();
-        match (self.to, self.subformat) {
-            (To::Vmdk, Some(Subformat::Sparse)) => Target::VmdkSparse(adapter),
-            (To::Vmdk, _) => Target::VmdkStream(adapter),
-            (To::Vhd, Some(Subformat::Fixed)) => Target::VhdFixed,
-            (To::Vhd, _) => Target::VhdDynamic,
-            (To::Vhdx, _) => Target::Vhdx,
-            (To::Vdi, _) => Target::Vdi,
-            (To::Qcow2, _) => Target::Qcow2(self.compression.map_or(Compression::Zstd, Into::into)),
-            _ => Target::Raw,
-        }
     }
 
     /// Where a registry has each disk's containerDisk.
@@ -273,14 +242,14 @@ fn report(args: &ExportArgs, report: &LossReport, written: bool) {
     if args.json {
         let all = |losses: &[Loss]| losses.iter().map(Loss::to_json).collect::<Vec<_>>();
         text::json(&json!({
-            "reference": args.reference, "format": args.to.name(), "output": args.output, "written": written,
+            "reference": args.reference, "format": name(args.to), "output": args.output, "written": written,
             "losses": all(&report.losses), "notices": all(&report.notices),
         }));
         return;
     }
     for (losses, heading) in [
-        (&report.notices, format!("What no export to {} can promise:", args.to.name())),
-        (&report.losses, format!("What cannot be expressed as {}:", args.to.name())),
+        (&report.notices, format!("What no export to {} can promise:", name(args.to))),
+        (&report.losses, format!("What cannot be expressed as {}:", name(args.to))),
     ] {
         if losses.is_empty() {
             continue;
@@ -322,13 +291,11 @@ impl From<ExportError> for CommandError {
                     "`--output` is a file where one disk is written, and else an empty folder or nothing yet",
                 );
             }
-            ExportError::Image { .. } => {
-                "if the disk is too large for the format, `--to qcow2` and `--to raw` hold it; if it cannot be \
-                 read, `hull rmi` the appliance and pull it anew"
+            ExportError::Image { source, .. } => {
+                target::hint(source, "`hull rmi` the appliance, then `hull pull` or `hull pack` it anew")
             }
-            _ => "`--output` is a path in a folder that is there, may be written to and has room",
+            _ => OUTPUT,
         };
-        // The place that is full is not HULL_HOME, which the hint for a full disk is about.
-        Self { hint: Some(hint.to_owned()), ..Self::from_error(Exit::Failed, error) }
+        Self::at_output(error, hint)
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use appliance::policy::Firewall;
 use appliance::{Arch, Devices, Firmware, Machine, Reference};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use packer::ImageWriteError;
 use packer::hull_toml::parse_size;
 use packer::import::{
     ContainerImage, Import, ImportError, ImportRequest, Origin, Wishes, WriteFolderError, import,
@@ -15,8 +16,8 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::error::{CommandError, Exit};
-use crate::image::ImageArgs;
-use crate::packing::{Bar, IMAGES, LARGER, PackingArgs, check_tag};
+use crate::image::{IMAGES, ImageArgs, LARGER};
+use crate::packing::{Bar, PackingArgs, check_tag};
 use crate::text::{self, plain, size};
 use crate::transfer::{TransferArgs, block_on};
 
@@ -286,12 +287,16 @@ impl From<WriteFolderError> for CommandError {
         match error {
             WriteFolderError::Occupied { .. } => Self::from_error(Exit::Usage, error)
                 .hint("name another folder; nothing in this one was touched"),
-            WriteFolderError::Disk { .. } => Self::from_error(Exit::Failed, error).hint(IMAGES),
+            WriteFolderError::Disk { source: ImageWriteError::Read(_), .. } => {
+                Self::from_error(Exit::Failed, error).hint(IMAGES)
+            }
             WriteFolderError::Unwritable(_) => {
                 Self::from_error(Exit::Failed, error).hint("`-t REF` packs it without a hull.toml")
             }
-            error => Self::from_error(Exit::Failed, error)
-                .hint("`--init` names a folder to be made, in one that is there and may be written to"),
+            error => Self::at_output(
+                error,
+                "`--init` names a folder to be made, in one that is there, may be written to and has room",
+            ),
         }
     }
 }

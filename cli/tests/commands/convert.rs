@@ -35,9 +35,9 @@ fn every_format_holds_the_disk_that_was_converted() {
         ("qcow2 --compression zlib", "qcow2"),
         ("qcow2 --compression zstd", "qcow2"),
         ("vmdk", "vmdk"),
-        ("vmdk-sparse", "vmdk"),
+        ("vmdk --subformat sparse", "vmdk"),
         ("vhd", "vpc"),
-        ("vhd-fixed", "vpc"),
+        ("vhd --subformat fixed", "vpc"),
         ("vhdx", "vhdx"),
         ("vdi", "vdi"),
     ] {
@@ -110,7 +110,7 @@ fn a_full_disk_is_named_and_nothing_is_left_on_it() {
     let Some(host) = host() else { return };
     let full = host.folder().join("full");
     let Some(_small) = SmallDisk::mount(&full, "256k") else { return };
-    for to in ["raw", "qcow2", "qcow2 --compression zstd", "vmdk", "vmdk-sparse"] {
+    for to in ["raw", "qcow2", "qcow2 --compression zstd", "vmdk", "vmdk --subformat sparse"] {
         let words = ["full/new", "at byte", "No space left", "has room"];
         host.run(&format!("convert disk.qcow2 --to {to} -o full/new")).fails(1, &words);
         assert!(files(&full).is_empty());

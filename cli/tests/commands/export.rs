@@ -50,8 +50,8 @@ fn disks_come_out_as_they_went_in() {
     plain(&host);
     for (arguments, qemu, file) in [
         ("--to raw", "raw", "d.raw"),
-        ("--to qcow2", "qcow2", "zstd.qcow2"),
-        ("--to qcow2 --compression none", "qcow2", "none.qcow2"),
+        ("--to qcow2", "qcow2", "none.qcow2"),
+        ("--to qcow2 --compression zstd", "qcow2", "zstd.qcow2"),
         ("--to qcow2 --compression zlib", "qcow2", "zlib.qcow2"),
         ("--to vmdk", "vmdk", "stream.vmdk"),
         ("--to vmdk --subformat sparse", "vmdk", "sparse.vmdk"),
