@@ -10,6 +10,7 @@ pub mod hull_toml;
 mod image;
 pub mod import;
 mod new_file;
+mod new_folder;
 mod pack;
 mod parts;
 

@@ -30,17 +30,27 @@ pub(crate) enum NewFileError {
 }
 
 impl NewFile {
+    /// Opens a file beside `target` that is not going to stay.
+    pub(crate) fn scratch(target: &Path) -> io::Result<Self> {
+        Self::open(target.with_added_extension("scratch"))
+    }
+
     /// Opens a file that will be at `path`. Where that is a link, what it leads to is replaced. A device or a pipe
     /// is never replaced by a file.
     pub(crate) fn create(path: &Path) -> Result<Self, NewFileError> {
         let target = target(path)?;
-        if let Some(file) = nameless(folder_of(&target)).map_err(NewFileError::Io)? {
+        Self::open(target).map_err(NewFileError::Io)
+    }
+
+    /// Opens a file, to be read and written, that will be at `target`.
+    fn open(target: PathBuf) -> io::Result<Self> {
+        if let Some(file) = nameless(folder_of(&target))? {
             return Ok(Self { file, target, unfinished: None });
         }
         let unfinished = beside(&target);
         // One can be there that a process of the same number has left, or a link that somebody has put in the way.
         let _ = fs::remove_file(&unfinished);
-        let file = File::create_new(&unfinished).map_err(NewFileError::Io)?;
+        let file = File::options().read(true).write(true).create_new(true).open(&unfinished)?;
         Ok(Self { file, target, unfinished: Some(unfinished) })
     }
 
@@ -109,19 +119,20 @@ fn target(path: &Path) -> Result<PathBuf, NewFileError> {
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// The folder that `path` is in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// A name beside `target` that no other process uses.
-fn beside(target: &Path) -> PathBuf {
+pub(crate) fn beside(target: &Path) -> PathBuf {
     let mut name = target.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.part", std::process::id()));
     target.with_file_name(name)
 }
 
 /// A file without a name; `None` where the file system has no such files, or they could not be named later.
-fn nameless(folder: &Path) -> io::Result<Option<File>> {
+pub(crate) fn nameless(folder: &Path) -> io::Result<Option<File>> {
     use rustix::io::Errno;
     if !Path::new("/proc/self/fd").exists() {
         return Ok(None);
@@ -135,7 +146,8 @@ fn nameless(folder: &Path) -> io::Result<Option<File>> {
     }
 }
 
-fn link(file: &File, to: &Path) -> rustix::io::Result<()> {
+/// Gives a file without a name the name `to`.
+pub(crate) fn link(file: &File, to: &Path) -> rustix::io::Result<()> {
     let from = format!("/proc/self/fd/{}", file.as_raw_fd());
     rustix::fs::linkat(CWD, from, CWD, to, AtFlags::SYMLINK_FOLLOW)
 }

@@ -1,7 +1,7 @@
 //! What was planned, written: a file, or a folder of files, that is there when it is complete.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use formats::{Disk, ReadError, Run, RunKind};
 use super::{Content, Plan, Planned, PlannedDisk, container_disk, ova};
 use crate::Progress;
 use crate::new_file::{NewFile, NewFileError};
+use crate::new_folder::{NewFolder, NewFolderError};
 
 /// How an export is written.
 #[derive(Debug, Clone, Copy)]
@@ -116,30 +117,30 @@ impl Plan {
         options: &ExportOptions,
         progress: &dyn Progress,
     ) -> Result<u64, ExportError> {
-        let writer = Writer { disks, options, progress };
+        let writer = Writer { output: path, disks, options, progress };
         match &self.output {
             Planned::File(content) => {
-                let new = new_file(path)?;
+                let new = NewFile::create(path).map_err(|error| match error {
+                    NewFileError::NotAFile(kind) => ExportError::NotAFile { path: path.to_owned(), kind },
+                    NewFileError::Io(source) => ExportError::Write { path: path.to_owned(), source },
+                })?;
                 writer.write(content, path, new.file())?;
                 new.publish().map_err(|source| ExportError::Write { path: path.to_owned(), source })
             }
             Planned::Folder(files) => {
-                let new = NewFolder::create(path)?;
+                let mut new = NewFolder::create(path).map_err(|error| match error {
+                    NewFolderError::NotFree => ExportError::NotFree { path: path.to_owned() },
+                    NewFolderError::Io(source) => ExportError::Write { path: path.to_owned(), source },
+                })?;
                 let mut bytes = 0;
                 for (name, content) in files {
-                    let path = new.unfinished.join(name);
+                    let path = new.path(name);
                     let failed = |source| ExportError::Write { path: path.clone(), source };
-                    // For image formats, what they cannot write they have to read.
-                    let file = File::options()
-                        .read(true)
-                        .write(true)
-                        .create_new(true)
-                        .open(&path)
-                        .map_err(failed)?;
+                    let file = new.file(name).map_err(failed)?;
                     writer.write(content, &path, &file)?;
                     bytes += file.metadata().map_err(failed)?.len();
                 }
-                new.publish()?;
+                new.publish().map_err(|source| ExportError::Write { path: path.to_owned(), source })?;
                 Ok(bytes)
             }
         }
@@ -165,15 +166,10 @@ impl PlannedDisk {
     }
 }
 
-pub(super) fn new_file(path: &Path) -> Result<NewFile, ExportError> {
-    NewFile::create(path).map_err(|error| match error {
-        NewFileError::NotAFile(kind) => ExportError::NotAFile { path: path.to_owned(), kind },
-        NewFileError::Io(source) => ExportError::Write { path: path.to_owned(), source },
-    })
-}
-
 /// What writing a file needs.
 pub(super) struct Writer<'a> {
+    /// Where everything goes.
+    output: &'a Path,
     disks: &'a BTreeMap<String, Box<dyn Disk>>,
     options: &'a ExportOptions,
     progress: &'a dyn Progress,
@@ -187,13 +183,17 @@ impl Writer<'_> {
             Content::Text(text) => file.write_all(text.as_bytes()).map_err(failed),
             Content::Image { disk, target } => self.image(disk, *target, path, file),
             Content::ContainerDisk { disk, image, arch, tag } => {
-                // Removed again when it goes out of scope.
-                let disk_image = new_file(path)?;
+                let disk_image = self.scratch().map_err(failed)?;
                 self.image(disk, *image, path, disk_image.file())?;
                 container_disk::write(disk_image.file(), *arch, tag, file).map_err(failed)
             }
             Content::Ova(package) => ova::write(self, package, path, file),
         }
+    }
+
+    /// A file that is gone when it goes out of scope.
+    pub(super) fn scratch(&self) -> io::Result<NewFile> {
+        NewFile::scratch(self.output)
     }
 
     /// Writes a disk to `file`, which is empty.
@@ -265,50 +265,5 @@ impl Disk for EmptyDisk {
     fn runs(&self, offset: u64, len: u64) -> Result<Vec<Run>, ReadError> {
         self.check(offset, len)?;
         Ok(vec![Run { len, kind: RunKind::Zero }])
-    }
-}
-
-/// A folder beside the one that it will become; gone again unless it is published.
-#[derive(Debug)]
-struct NewFolder {
-    target: PathBuf,
-    unfinished: PathBuf,
-    published: bool,
-}
-
-impl NewFolder {
-    fn create(target: &Path) -> Result<Self, ExportError> {
-        let is_free = match fs::read_dir(target) {
-            Ok(mut entries) => entries.next().is_none(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => !target.is_symlink(),
-            Err(_) => false,
-        };
-        // A path such as `..` has no name of its own.
-        let Some(name) = target.file_name().filter(|_| is_free) else {
-            return Err(ExportError::NotFree { path: target.to_owned() });
-        };
-        let mut name = name.to_owned();
-        name.push(format!(".{}.part", std::process::id()));
-        let unfinished = target.with_file_name(name);
-        fs::create_dir(&unfinished)
-            .map_err(|source| ExportError::Write { path: target.to_owned(), source })?;
-        Ok(Self { target: target.to_owned(), unfinished, published: false })
-    }
-
-    /// Takes the place of an empty folder, and of nothing else.
-    fn publish(mut self) -> Result<(), ExportError> {
-        fs::rename(&self.unfinished, &self.target)
-            .map_err(|source| ExportError::Write { path: self.target.clone(), source })?;
-        self.published = true;
-        Ok(())
-    }
-}
-
-impl Drop for NewFolder {
-    fn drop(&mut self) {
-        if !self.published {
-            // Best effort: the error that led here is what the caller hears of.
-            let _ = fs::remove_dir_all(&self.unfinished);
-        }
     }
 }

@@ -1,9 +1,8 @@
 //! An import as a folder: a `hull.toml` with the disks beside it, for its author to go on from.
 //!
-//! All or nothing: the folder is made under another name beside its place, and moved there when it is whole. The files
-//! in it have names of our own making.
+//! All or nothing: the folder appears when it is whole. The files in it have names of our own making.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::Import;
 use crate::Progress;
 use crate::hull_toml::{DiskSource, HullToml, NamedFile, Remarks, Subject, Unwritable};
+use crate::new_folder::{NewFolder, NewFolderError};
 
 /// Where the OVF goes.
 const OVF: &str = "source.ovf";
@@ -91,30 +91,34 @@ impl Import {
         origin: &str,
         progress: &dyn Progress,
     ) -> Result<(), WriteFolderError> {
-        check_free(folder)?;
+        let failed = |path: PathBuf| move |source| WriteFolderError::Write { path, source };
+        let mut new = NewFolder::create(folder).map_err(|error| match error {
+            NewFolderError::NotFree => WriteFolderError::Occupied { path: folder.to_owned() },
+            NewFolderError::Io(source) => failed(folder.to_owned())(source),
+        })?;
         let hull_toml = self.hull_toml();
         let text = hull_toml.write(&self.comments(origin))?;
-        let unfinished = Unfinished::create(folder)?;
-        unfinished.write("hull.toml", text.as_bytes())?;
+        let mut documents = vec![("hull.toml", text.into_bytes())];
+        documents.extend(self.appliance.ovf().map(|ovf| (OVF, ovf.to_vec())));
+        if !self.eulas.is_empty() {
+            documents.push((EULA, self.eulas.join("\n\n----\n\n").into_bytes()));
+        }
+        for (name, content) in documents {
+            let written = new.file(name).and_then(|mut file| file.write_all(&content));
+            written.map_err(failed(new.path(name)))?;
+        }
         let sources = hull_toml.sources.iter().zip(&self.whole_images);
         for ((name, disk), (source, whole)) in self.appliance.disks().zip(sources) {
-            let path = unfinished.path.join(&source.image.path);
-            let failed = |source| WriteFolderError::Write { path: path.clone(), source };
-            let file = File::create_new(&path).map_err(failed)?;
+            let file_name = source.image.path.to_str().expect("names of our own making");
+            let path = new.path(file_name);
+            let file = new.file(file_name).map_err(failed(path.clone()))?;
             let told = |done| progress.packed(name, done, disk.size_bytes());
             match whole {
-                Some(whole) => whole.source.copy_to(&file, &told).map_err(failed)?,
-                None => self.write_image(name, disk, file.try_clone().map_err(failed)?, &told)?,
+                Some(whole) => whole.source.copy_to(&file, &told).map_err(failed(path))?,
+                None => self.write_image(name, disk, file, &told)?,
             }
-            file.sync_all().map_err(failed)?;
         }
-        if let Some(ovf) = self.appliance.ovf() {
-            unfinished.write(OVF, ovf)?;
-        }
-        if !self.eulas.is_empty() {
-            unfinished.write(EULA, self.eulas.join("\n\n----\n\n").as_bytes())?;
-        }
-        unfinished.publish(folder)
+        new.publish_durably().map_err(failed(folder.to_owned()))
     }
 
     fn hull_toml(&self) -> HullToml {
@@ -192,66 +196,5 @@ fn extension(format: Format) -> &'static str {
     match format {
         Format::Raw => "img",
         format => format.name(),
-    }
-}
-
-/// Refuses a place where there is something.
-fn check_free(folder: &Path) -> Result<(), WriteFolderError> {
-    let occupied = || WriteFolderError::Occupied { path: folder.to_owned() };
-    match fs::read_dir(folder) {
-        Ok(mut entries) => entries.next().map_or(Ok(()), |_| Err(occupied())),
-        // A link that leads nowhere is something too.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.is_symlink() => Ok(()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::NotFound) => {
-            Err(occupied())
-        }
-        Err(source) => Err(WriteFolderError::Write { path: folder.to_owned(), source }),
-    }
-}
-
-/// A folder beside the one that it will become; gone again unless it is published.
-#[derive(Debug)]
-struct Unfinished {
-    path: PathBuf,
-    published: bool,
-}
-
-impl Unfinished {
-    fn create(folder: &Path) -> Result<Self, WriteFolderError> {
-        let mut name = folder.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.part", std::process::id()));
-        let path = folder.with_file_name(name);
-        let failed = |source| WriteFolderError::Write { path: path.clone(), source };
-        fs::create_dir(&path).map_err(failed)?;
-        Ok(Self { path, published: false })
-    }
-
-    fn write(&self, name: &str, content: &[u8]) -> Result<(), WriteFolderError> {
-        let path = self.path.join(name);
-        let written = File::create_new(&path).and_then(|mut file| {
-            file.write_all(content)?;
-            file.sync_all()
-        });
-        written.map_err(|source| WriteFolderError::Write { path, source })
-    }
-
-    fn publish(mut self, folder: &Path) -> Result<(), WriteFolderError> {
-        let failed = |source| WriteFolderError::Write { path: folder.to_owned(), source };
-        File::open(&self.path).and_then(|folder| folder.sync_all()).map_err(failed)?;
-        // Takes the place of an empty folder, and of nothing else.
-        fs::rename(&self.path, folder).map_err(failed)?;
-        self.published = true;
-        let around = folder.parent().filter(|around| !around.as_os_str().is_empty());
-        // Without this, a power cut may undo the renaming.
-        File::open(around.unwrap_or(Path::new("."))).and_then(|around| around.sync_all()).map_err(failed)
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.published {
-            // Best effort: the error that led here is what the caller hears of.
-            let _ = fs::remove_dir_all(&self.path);
-        }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use formats::ovf::OvaWriter;
 
-use super::super::write::{ExportError, Writer, new_file};
+use super::super::write::{ExportError, Writer};
 use super::Package;
 
 /// Writes `package` to `out`, which is empty; messages call it `path`.
@@ -28,8 +28,7 @@ pub(in crate::export) fn write(
     let out = out.try_clone().map_err(failed)?;
     let mut archive = OvaWriter::create(out, &package.stem, reserved_bytes).map_err(archive_failed)?;
     for (file, (disk, target)) in descriptor.files.iter_mut().zip(&package.disks) {
-        // Removed again when it goes out of scope.
-        let image = new_file(path)?;
+        let image = writer.scratch().map_err(failed)?;
         writer.image(disk, *target, path, image.file())?;
         let mut image = image.file();
         image.seek(SeekFrom::Start(0)).map_err(failed)?;

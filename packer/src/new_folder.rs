@@ -1,0 +1,155 @@
+//! Folders that appear under their name when they are complete.
+//!
+//! Until then their files have no names, where the file system can do that, so that nothing is left of them however
+//! the process ends; elsewhere they lie in a folder beside the later one, which is removed on an error.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::new_file::{beside, folder_of, link, nameless};
+
+/// A folder that is being written, in place of an empty one or of none.
+#[derive(Debug)]
+pub(crate) struct NewFolder {
+    target: PathBuf,
+    /// What it is called until it is complete; made when the first file needs a name.
+    unfinished: PathBuf,
+    is_made: bool,
+    /// Files without names, and what they will be called.
+    nameless: Vec<(String, File)>,
+}
+
+/// Why there is no new folder.
+#[derive(Debug)]
+pub(crate) enum NewFolderError {
+    /// There is something that a folder cannot take the place of.
+    NotFree,
+    Io(io::Error),
+}
+
+impl NewFolder {
+    /// A folder that will be at `target`, where there is nothing yet or an empty folder.
+    pub(crate) fn create(target: &Path) -> Result<Self, NewFolderError> {
+        let is_free = match fs::read_dir(target) {
+            Ok(mut entries) => entries.next().is_none(),
+            // A link that leads nowhere is something too.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => !target.is_symlink(),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => false,
+            Err(error) => return Err(NewFolderError::Io(error)),
+        };
+        // A path such as `..` has no name of its own.
+        if !is_free || target.file_name().is_none() {
+            return Err(NewFolderError::NotFree);
+        }
+        let unfinished = beside(target);
+        Ok(Self { target: target.to_owned(), unfinished, is_made: false, nameless: Vec::new() })
+    }
+
+    /// Where the file called `name` will be.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.target.join(name)
+    }
+
+    /// A new file in it, to be read and written. `name` is that of a plain file, and given once.
+    pub(crate) fn file(&mut self, name: &str) -> io::Result<File> {
+        if let Some(file) = nameless(folder_of(&self.target))? {
+            self.nameless.push((name.to_owned(), file.try_clone()?));
+            return Ok(file);
+        }
+        self.make()?;
+        File::options().read(true).write(true).create_new(true).open(self.unfinished.join(name))
+    }
+
+    fn make(&mut self) -> io::Result<()> {
+        if !self.is_made {
+            fs::create_dir(&self.unfinished)?;
+            self.is_made = true;
+        }
+        Ok(())
+    }
+
+    /// Puts the folder in its place: that of an empty folder, and of nothing else. It may be lost with the power.
+    pub(crate) fn publish(mut self) -> io::Result<()> {
+        self.name_files()?;
+        self.rename()
+    }
+
+    /// As [`NewFolder::publish`], and the folder is there after a power cut too, with all its files.
+    pub(crate) fn publish_durably(mut self) -> io::Result<()> {
+        self.name_files()?;
+        for entry in fs::read_dir(&self.unfinished)? {
+            File::open(entry?.path())?.sync_all()?;
+        }
+        File::open(&self.unfinished)?.sync_all()?;
+        self.rename()?;
+        File::open(folder_of(&self.target))?.sync_all()
+    }
+
+    fn name_files(&mut self) -> io::Result<()> {
+        self.make()?;
+        for (name, file) in &self.nameless {
+            link(file, &self.unfinished.join(name))?;
+        }
+        Ok(())
+    }
+
+    fn rename(&mut self) -> io::Result<()> {
+        fs::rename(&self.unfinished, &self.target)?;
+        self.is_made = false;
+        Ok(())
+    }
+}
+
+impl Drop for NewFolder {
+    fn drop(&mut self) {
+        if self.is_made {
+            // Best effort: the error that led here is what the caller hears of.
+            let _ = fs::remove_dir_all(&self.unfinished);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_appears_when_it_is_complete_and_takes_the_place_of_nothing() {
+        let around = tempfile::tempdir().unwrap();
+        let at = |name: &str| around.path().join(name);
+        fs::create_dir(at("empty")).unwrap();
+        fs::create_dir_all(at("full/of")).unwrap();
+        fs::write(at("file"), "").unwrap();
+        symlink("nowhere", at("link")).unwrap();
+        for (target, is_free) in [
+            ("none", true),
+            ("empty", true),
+            ("full", false),
+            ("file", false),
+            ("link", false),
+            ("full/..", false),
+        ] {
+            let new = match NewFolder::create(&at(target)) {
+                Ok(new) if is_free => new,
+                Err(NewFolderError::NotFree) if !is_free => continue,
+                other => panic!("{target}: {other:?}"),
+            };
+            let write = |mut new: NewFolder| {
+                for (name, content) in [("a", "1"), ("b", "22")] {
+                    new.file(name).unwrap().write_all(content.as_bytes()).unwrap();
+                    assert!(!new.path(name).exists());
+                }
+                new
+            };
+            write(new).publish_durably().unwrap();
+            assert_eq!(fs::read(at(target).join("b")).unwrap(), b"22");
+            let count = fs::read_dir(around.path()).unwrap().count();
+            drop(write(NewFolder::create(&at("later")).unwrap()));
+            assert_eq!(fs::read_dir(around.path()).unwrap().count(), count);
+        }
+    }
+}
