@@ -68,19 +68,26 @@ pub fn libvirt(subject: &Subject<'_>, folder: &Path, image: Target) -> Result<Pl
 }
 
 /// What libvirt does not promise, whatever a filter says.
+///
+/// Source: libvirt's `nwfilter_ebiptables_driver.c`: of the packets that go to a machine only bridged ones are matched.
 fn report_platform(report: &mut LossReport) {
-    report.notice(
-        None,
-        "firewall",
-        Effect::Wider,
-        "does not know the host's other addresses: an egress rule that covers one reaches the host's services there",
-    );
-    report.notice(
-        None,
-        "firewall",
-        Effect::Narrower,
-        "machines have IPv4 addresses only, and rules for IPv6 open nothing",
-    );
+    for (effect, becomes) in [
+        (
+            Effect::Wider,
+            "holds only where bridges ask iptables (sysctl net.bridge.bridge-nf-call-iptables=1), which libvirt does not see to",
+        ),
+        (
+            Effect::Wider,
+            "packets of the host, and those that it routes, get in whatever the rules say; answers to them do not get out",
+        ),
+        (
+            Effect::Wider,
+            "does not know the host's other addresses: an egress rule that covers one reaches the host's services there",
+        ),
+        (Effect::Narrower, "machines have IPv4 addresses only, and rules for IPv6 open nothing"),
+    ] {
+        report.notice(None, "firewall", effect, becomes);
+    }
 }
 
 /// The appliance's networks.
