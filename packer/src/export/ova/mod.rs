@@ -131,7 +131,7 @@ fn system(
 /// What hull does not know of a guest, in the words of those who ask for it.
 fn operating_system(arch: Arch) -> OperatingSystem {
     let (vmware_type, description) = match arch {
-        Arch::Amd64 => ("other-64", "Other_64"),
+        Arch::Amd64 => ("otherGuest64", "Other_64"),
         Arch::Arm64 => ("arm-other-64", "Other_arm64"),
     };
     OperatingSystem {
