@@ -35,7 +35,7 @@ const ROWS: &[Row] = &[
         },
     ),
     ("raw-empty", "an empty file: a disk of 0 bytes", accepted(), Bytes::default),
-    ("other-tar", "a tar archive", refused("this is a tar archive, perhaps an OVA"), || {
+    ("other-tar", "a tar archive", refused("this is a tar archive"), || {
         let mut file = Bytes::zeros(1024);
         file.put(257, b"ustar\x0000");
         file

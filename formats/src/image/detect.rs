@@ -105,8 +105,11 @@ fn from_sectors(first: &[u8], last: &[u8], size_bytes: u64) -> Result<Format, Re
     Ok(Format::Raw)
 }
 
-const CONVERT: &str = "it cannot be read yet: convert it with `qemu-img convert -O qcow2`";
+const CONVERT: &str = "it is not read: have it converted where it was made, with `qemu-img convert -O qcow2`";
 const UNPACK: &str = "unpack it and name the disk inside";
+const IMPORT: &str = "`hull import` takes an OVA, a Vagrant box or a containerDisk apart; unpack any other";
+const DECRYPT: &str =
+    "have it decrypted where it was made; name the format raw where the guest itself does that";
 
 /// Byte offset, magic, what has it, what to do.
 const OTHER_MAGICS: &[(usize, &[u8], &str, &str)] = &[
@@ -114,7 +117,8 @@ const OTHER_MAGICS: &[(usize, &[u8], &str, &str)] = &[
     (0, b"WithoutFreeSpace", "a Parallels image", CONVERT),
     (0, b"WithouFreSpacExt", "a Parallels image", CONVERT),
     (0, b"COWD", "a VMDK extent of the old ESX kind", CONVERT),
-    (257, b"ustar", "a tar archive, perhaps an OVA", UNPACK),
+    (0, b"LUKS\xba\xbe", "an encrypted disk (LUKS)", DECRYPT),
+    (257, b"ustar", "a tar archive", IMPORT),
     (0, b"PK\x03\x04", "a zip archive", UNPACK),
     (0, b"\x1f\x8b\x08", "a file compressed with gzip", UNPACK),
     (0, b"\xfd7zXZ\0", "a file compressed with xz", UNPACK),
