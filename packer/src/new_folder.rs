@@ -13,11 +13,11 @@ use crate::new_file::{beside, folder_of, link, nameless};
 #[derive(Debug)]
 pub(crate) struct NewFolder {
     target: PathBuf,
-    /// What it is called until it is complete; made when the first file needs a name.
+    /// What it is called until it is complete.
     unfinished: PathBuf,
+    /// Whether that is there, with all files in it. Until then they have no names.
     is_made: bool,
-    /// Files without names, and what they will be called.
-    nameless: Vec<(String, File)>,
+    files: Vec<(String, File)>,
 }
 
 /// Why there is no new folder.
@@ -43,7 +43,7 @@ impl NewFolder {
             return Err(NewFolderError::NotFree);
         }
         let unfinished = beside(target);
-        Ok(Self { target: target.to_owned(), unfinished, is_made: false, nameless: Vec::new() })
+        Ok(Self { target: target.to_owned(), unfinished, is_made: false, files: Vec::new() })
     }
 
     /// Where the file called `name` will be.
@@ -53,42 +53,41 @@ impl NewFolder {
 
     /// A new file in it, to be read and written. `name` is that of a plain file, and given once.
     pub(crate) fn file(&mut self, name: &str) -> io::Result<File> {
-        if let Some(file) = nameless(folder_of(&self.target))? {
-            self.nameless.push((name.to_owned(), file.try_clone()?));
-            return Ok(file);
-        }
-        self.make()?;
-        File::options().read(true).write(true).create_new(true).open(self.unfinished.join(name))
-    }
-
-    fn make(&mut self) -> io::Result<()> {
-        if !self.is_made {
-            fs::create_dir(&self.unfinished)?;
-            self.is_made = true;
-        }
-        Ok(())
+        let nameless = if self.is_made { None } else { nameless(folder_of(&self.target))? };
+        let file = match nameless {
+            Some(file) => file,
+            None => {
+                self.make()?;
+                File::options().read(true).write(true).create_new(true).open(self.unfinished.join(name))?
+            }
+        };
+        self.files.push((name.to_owned(), file.try_clone()?));
+        Ok(file)
     }
 
     /// Puts the folder in its place: that of an empty folder, and of nothing else. It may be lost with the power.
     pub(crate) fn publish(mut self) -> io::Result<()> {
-        self.name_files()?;
+        self.make()?;
         self.rename()
     }
 
     /// As [`NewFolder::publish`], and the folder is there after a power cut too, with all its files.
     pub(crate) fn publish_durably(mut self) -> io::Result<()> {
-        self.name_files()?;
-        for entry in fs::read_dir(&self.unfinished)? {
-            File::open(entry?.path())?.sync_all()?;
-        }
+        self.files.iter().try_for_each(|(_, file)| file.sync_all())?;
+        self.make()?;
         File::open(&self.unfinished)?.sync_all()?;
         self.rename()?;
         File::open(folder_of(&self.target))?.sync_all()
     }
 
-    fn name_files(&mut self) -> io::Result<()> {
-        self.make()?;
-        for (name, file) in &self.nameless {
+    /// Makes the folder beside the later one, and gives names to the files.
+    fn make(&mut self) -> io::Result<()> {
+        if self.is_made {
+            return Ok(());
+        }
+        fs::create_dir(&self.unfinished)?;
+        self.is_made = true;
+        for (name, file) in &self.files {
             link(file, &self.unfinished.join(name))?;
         }
         Ok(())
@@ -112,10 +111,43 @@ impl Drop for NewFolder {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::io::Write as _;
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    fn write(mut new: NewFolder) -> NewFolder {
+        for (name, content) in [("a", "1"), ("b", "22")] {
+            new.file(name).unwrap().write_all(content.as_bytes()).unwrap();
+            assert!(!new.path(name).exists());
+        }
+        new
+    }
+
+    fn names(folder: &Path) -> BTreeSet<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_folder_that_was_not_completed() {
+        let around = tempfile::tempdir().unwrap();
+        let create = || NewFolder::create(&around.path().join("new")).unwrap();
+        drop(write(create()));
+        // Where files cannot be without names.
+        let mut named = create();
+        named.make().unwrap();
+        let named = write(named);
+        assert_eq!(names(around.path()).len(), 1);
+        drop(named);
+        assert_eq!(names(around.path()).len(), 0);
+        let mut named = create();
+        named.make().unwrap();
+        write(named).publish_durably().unwrap();
+        assert_eq!(names(around.path()), ["new".to_owned()].into());
+        assert_eq!(names(&around.path().join("new")), ["a".to_owned(), "b".to_owned()].into());
+    }
 
     #[test]
     fn a_folder_appears_when_it_is_complete_and_takes_the_place_of_nothing() {
@@ -138,18 +170,8 @@ mod tests {
                 Err(NewFolderError::NotFree) if !is_free => continue,
                 other => panic!("{target}: {other:?}"),
             };
-            let write = |mut new: NewFolder| {
-                for (name, content) in [("a", "1"), ("b", "22")] {
-                    new.file(name).unwrap().write_all(content.as_bytes()).unwrap();
-                    assert!(!new.path(name).exists());
-                }
-                new
-            };
-            write(new).publish_durably().unwrap();
+            write(new).publish().unwrap();
             assert_eq!(fs::read(at(target).join("b")).unwrap(), b"22");
-            let count = fs::read_dir(around.path()).unwrap().count();
-            drop(write(NewFolder::create(&at("later")).unwrap()));
-            assert_eq!(fs::read_dir(around.path()).unwrap().count(), count);
         }
     }
 }
