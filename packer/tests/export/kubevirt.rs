@@ -170,7 +170,14 @@ fn rules_keep_without_their_limits_only_when_asked_to() {
 
 #[test]
 fn names_that_kubernetes_does_not_take_are_refused() {
-    let author = Author::of(&PLAIN.replace("\"shop\"", "\"shop-\""));
-    let error = kubevirt(&author.subject(Limits::Respected), &str::to_owned, "1").unwrap_err();
-    assert!(error.to_string().contains("appliance `shop-`"), "{error}");
+    let ends_badly = PLAIN.replace("\"shop\"", "\"shop-\"");
+    let too_long = format!(
+        "[appliance]\nname = \"{}\"\nversion = \"1\"\n[machines.db]\nmemory = \"1GiB\"\n",
+        "x".repeat(62)
+    );
+    for (text, words) in [(ends_badly, "appliance `shop-`"), (too_long, "at most 63 characters")] {
+        let author = Author::of(&text);
+        let error = kubevirt(&author.subject(Limits::Respected), &str::to_owned, "1").unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
 }

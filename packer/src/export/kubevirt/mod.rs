@@ -8,6 +8,7 @@
 mod network_policy;
 mod virtual_machine;
 
+use appliance::Machine;
 use serde_json::{Value, json};
 
 use super::disks::container_disk;
@@ -18,6 +19,8 @@ use super::{Content, Plan, PlanError, Planned, PlannedDisk, Subject, yaml};
 const APPLIANCE_LABEL: &str = "hullvm.dev/appliance";
 /// Names a machine on everything that belongs to it.
 const MACHINE_LABEL: &str = "hullvm.dev/machine";
+/// The longest name of a VirtualMachine, which is a label of its pod too.
+const MAX_NAME: usize = 63;
 
 /// Plans the export of `subject` to KubeVirt: a folder of documents for `kubectl apply -f`.
 ///
@@ -53,7 +56,7 @@ pub fn kubevirt(subject: &Subject<'_>, image: &dyn Fn(&str) -> String, tag: &str
 
 /// Kubernetes' names end with a letter or digit, hull's may end with `-`.
 fn check_names(subject: &Subject<'_>) -> Result<(), PlanError> {
-    let of_machine = |machine: &appliance::Machine| {
+    let of_machine = |machine: &Machine| {
         let nics = machine.nics.iter().map(|nic| ("NIC", nic.name.clone()));
         let disks = machine.disks.iter().map(|disk| ("disk", disk.name.clone()));
         let volumes = machine.volumes.iter().map(|volume| ("volume", volume.name.clone()));
@@ -66,28 +69,41 @@ fn check_names(subject: &Subject<'_>) -> Result<(), PlanError> {
     };
     let names = subject.machines.iter().flat_map(|machine| of_machine(machine));
     let mut names = std::iter::once(("appliance", subject.config.name.clone())).chain(names);
-    match names.find(|(_, name)| name.ends_with('-')) {
+    if let Some((kind, name)) = names.find(|(_, name)| name.ends_with('-')) {
+        return Err(PlanError::Name { kind, name, wanted: "names in Kubernetes end with a letter or digit" });
+    }
+    let long = |machine: &&&Machine| object_name(subject, &machine.name).len() > MAX_NAME;
+    match subject.machines.iter().find(long) {
         None => Ok(()),
-        Some((kind, name)) => {
-            Err(PlanError::Name { kind, name, wanted: "names in Kubernetes end with a letter or digit" })
+        Some(machine) => {
+            let name = object_name(subject, &machine.name);
+            Err(PlanError::Name {
+                kind: "machine",
+                name,
+                wanted: "names of machines in KubeVirt have at most 63 characters",
+            })
         }
+    }
+}
+
+/// What the documents for a machine are called there. Another appliance in the namespace may have a machine of that
+/// name, and must not lose its NetworkPolicy to this one's.
+fn object_name(subject: &Subject<'_>, machine: &str) -> String {
+    match subject.config.name.as_str() {
+        appliance if appliance == machine => machine.to_owned(),
+        appliance => format!("{appliance}-{machine}"),
     }
 }
 
 /// What a cluster does not promise, whatever a NetworkPolicy says.
 fn report_platform(report: &mut LossReport) {
-    report.notice(
-        None,
-        "firewall",
-        Effect::Wider,
+    for becomes in [
         "holds only where the cluster's network plugin enforces NetworkPolicies",
-    );
-    report.notice(
-        None,
-        "firewall",
-        Effect::Wider,
         "does not hold between a machine and the node that it runs on, which always reach each other",
-    );
+        "is not alone: another NetworkPolicy in the namespace that selects the machine opens what it allows",
+    ] {
+        report.notice(None, "firewall", Effect::Wider, becomes);
+    }
     report.notice(
         None,
         "disk.mode",

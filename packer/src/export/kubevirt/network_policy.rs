@@ -15,7 +15,7 @@ use super::super::Subject;
 use super::super::addresses::{Block, never_reached};
 use super::super::loss::{Effect, LossReport};
 use super::super::rules::{self, Direction, Rule};
-use super::labels;
+use super::{labels, object_name};
 
 /// The NetworkPolicy for `machine`.
 pub(super) fn of(
@@ -59,7 +59,7 @@ pub(super) fn of(
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": { "name": machine.name, "labels": labels(subject, &machine.name) },
+        "metadata": { "name": object_name(subject, &machine.name), "labels": labels(subject, &machine.name) },
         "spec": {
             "podSelector": { "matchLabels": labels(subject, &machine.name) },
             "policyTypes": ["Ingress", "Egress"],

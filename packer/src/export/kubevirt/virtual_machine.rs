@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::super::Subject;
 use super::super::hardware::cpu_features;
 use super::super::loss::{Effect, LossReport};
-use super::{claim_name, labels, quantity};
+use super::{claim_name, labels, object_name, quantity};
 
 /// How long hull waits for the answer to a check.
 const CHECK_SECONDS: u64 = 5;
@@ -54,7 +54,7 @@ pub(super) fn of(
     json!({
         "apiVersion": "kubevirt.io/v1",
         "kind": "VirtualMachine",
-        "metadata": { "name": machine.name, "labels": labels(subject, &machine.name) },
+        "metadata": { "name": object_name(subject, &machine.name), "labels": labels(subject, &machine.name) },
         "spec": {
             "runStrategy": match policy.lifecycle.restart {
                 Restart::No => "Once",
