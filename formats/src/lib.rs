@@ -10,6 +10,7 @@
 //! Files are handed in opened. Nothing here opens a path named inside an image, allocates by an
 //! unchecked field, starts a process or uses the network.
 
+mod cache;
 pub mod cut;
 mod disk;
 pub mod image;

@@ -5,7 +5,9 @@ mod image_samples;
 use std::error::Error;
 use std::iter::successors;
 
-use formats::image::{self, Format, Image, ImageRequest, Layer, LeftOut, Limits, OpenError, Source};
+use formats::image::{
+    self, Format, Image, ImageRequest, Layer, LeftOut, Limits, OpenError, ReadCache, Source,
+};
 use formats::{Run, RunKind};
 use image_samples::{content, file_of, over_backing_file, put, qcow2, qcow2_extended, vmdk};
 use proptest::prelude::*;
@@ -20,7 +22,13 @@ fn open(layers: &[(&[u8], Option<Format>)]) -> Result<Image, OpenError> {
         Layer { source, name, format }
     });
     let layer = layers.next().unwrap();
-    image::open(ImageRequest { layer, backing: layers.collect(), parts: None, limits: LIMITS })
+    image::open(ImageRequest {
+        layer,
+        backing: layers.collect(),
+        parts: None,
+        limits: LIMITS,
+        cache: ReadCache::new(),
+    })
 }
 
 /// Opens a chain of images whose formats nobody names, and reads it.
@@ -216,7 +224,15 @@ fn a_chain_has_no_more_room_for_tables_than_one_image() {
     };
     let base = Layer { source: Source::new(file_of(&qcow2().0)).unwrap(), name: "base", format: None };
     let limits = Limits { max_size_bytes: 1 << 40 };
-    let open = |backing| image::open(ImageRequest { layer: layer("top"), backing, parts: None, limits });
+    let open = |backing| {
+        image::open(ImageRequest {
+            layer: layer("top"),
+            backing,
+            parts: None,
+            limits,
+            cache: ReadCache::new(),
+        })
+    };
     assert_eq!(
         told(&open(vec![layer("below"), base.clone()]).unwrap_err()),
         "cannot open below as a disk: its tables have 33554432 bytes, for which 33554416 are left; all images of a chain may have 33554432 together",

@@ -9,7 +9,7 @@ use std::io;
 use std::iter::successors;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use formats::image::{self, Image, ImageRequest, Layer, Limits, OpenError, Parts, Source};
+use formats::image::{self, Image, ImageRequest, Layer, Limits, OpenError, Parts, ReadCache, Source};
 use formats::{ReadError, Run, RunKind};
 use image_samples::vmdk_streams::{Style, vmdk_stream};
 use image_samples::{DESCRIPTOR_TEXT, content, file_of, put, vmdk, vmdk_extent, vmdk_with};
@@ -40,7 +40,13 @@ fn open(image: &[u8], backing: &[&[u8]], parts: Option<&Files>) -> Result<Image,
     let layer_below = |bytes: &&[u8]| layer(bytes, "below");
     let backing = backing.iter().map(layer_below).collect();
     let parts = parts.map(|parts| parts as &dyn Parts);
-    image::open(ImageRequest { layer: layer(image, "disk"), backing, parts, limits: LIMITS })
+    image::open(ImageRequest {
+        layer: layer(image, "disk"),
+        backing,
+        parts,
+        limits: LIMITS,
+        cache: ReadCache::new(),
+    })
 }
 
 #[track_caller]
@@ -246,7 +252,13 @@ fn a_part_that_many_extents_name_is_asked_for_once() {
     let text = descriptor("custom", &extents.join("\n"));
     let parts = Counted { file: content(1, 2048), asked: AtomicU32::new(0) };
     let layer = Layer { source: Source::new(file_of(&text)).unwrap(), name: "disk", format: None };
-    let request = ImageRequest { layer, backing: Vec::new(), parts: Some(&parts), limits: LIMITS };
+    let request = ImageRequest {
+        layer,
+        backing: Vec::new(),
+        parts: Some(&parts),
+        limits: LIMITS,
+        cache: ReadCache::new(),
+    };
     assert_eq!(image::open(request).unwrap().disk.size_bytes(), 2048);
     assert_eq!(parts.asked.into_inner(), 1);
 }

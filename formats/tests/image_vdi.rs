@@ -5,7 +5,7 @@ mod image_samples;
 use std::error::Error;
 use std::iter::successors;
 
-use formats::image::{self, Format, Image, ImageRequest, Layer, Limits, OpenError, Source};
+use formats::image::{self, Format, Image, ImageRequest, Layer, Limits, OpenError, ReadCache, Source};
 use image_samples::{file_of, put, vdi};
 
 const LIMITS: Limits = Limits { max_size_bytes: 1 << 40 };
@@ -18,7 +18,13 @@ fn open(chain: &[&[u8]]) -> Result<Image, OpenError> {
         format: None,
     };
     let backing = chain[1..].iter().map(layer).collect();
-    image::open(ImageRequest { layer: layer(&chain[0]), backing, parts: None, limits: LIMITS })
+    image::open(ImageRequest {
+        layer: layer(&chain[0]),
+        backing,
+        parts: None,
+        limits: LIMITS,
+        cache: ReadCache::new(),
+    })
 }
 
 #[track_caller]

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::iter::successors;
 use std::process::Command;
 
-use formats::image::{self, Format, Image, ImageRequest, Layer, Limits, OpenError, Source};
+use formats::image::{self, Format, Image, ImageRequest, Layer, Limits, OpenError, ReadCache, Source};
 use image_samples::{file_of, put, vhd};
 
 const LIMITS: Limits = Limits { max_size_bytes: 1 << 43 };
@@ -22,7 +22,13 @@ fn open(chain: &[&[u8]]) -> Result<Image, OpenError> {
         format: None,
     };
     let backing = chain[1..].iter().map(layer).collect();
-    image::open(ImageRequest { layer: layer(&chain[0]), backing, parts: None, limits: LIMITS })
+    image::open(ImageRequest {
+        layer: layer(&chain[0]),
+        backing,
+        parts: None,
+        limits: LIMITS,
+        cache: ReadCache::new(),
+    })
 }
 
 #[track_caller]

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Command;
 
 use formats::image::{
-    self, Image, ImageRequest, Layer, Limits, OpenError, Source, Target, WriteOptions, write,
+    self, Image, ImageRequest, Layer, Limits, OpenError, ReadCache, Source, Target, WriteOptions, write,
 };
 use formats::{Disk, ReadError, Run, RunKind};
 use image_samples::vhdx::{
@@ -33,7 +33,13 @@ fn open(chain: &[&[u8]]) -> Result<Image, OpenError> {
         format: None,
     });
     let layer = layers.next().unwrap();
-    image::open(ImageRequest { layer, backing: layers.collect(), parts: None, limits: LIMITS })
+    image::open(ImageRequest {
+        layer,
+        backing: layers.collect(),
+        parts: None,
+        limits: LIMITS,
+        cache: ReadCache::new(),
+    })
 }
 
 fn content(disk: &dyn Disk) -> Vec<u8> {

@@ -11,7 +11,9 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use appliance::ConfigError;
-use formats::image::{self, Image, ImageRequest, Layer, Limits, OpenError, Parts, Refusal, Source};
+use formats::image::{
+    self, Image, ImageRequest, Layer, Limits, OpenError, Parts, ReadCache, Refusal, Source,
+};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -122,6 +124,8 @@ struct Author {
     path: PathBuf,
     folder: File,
     hull_toml: HullToml,
+    /// All disks stay open until the last is packed, and share it.
+    cache: ReadCache,
 }
 
 impl Author {
@@ -140,7 +144,7 @@ impl Author {
         let text = String::from_utf8(bytes).map_err(|_| not_text("it is not UTF-8"))?;
         let hull_toml = HullToml::parse(&text)
             .map_err(|error| FolderError::HullToml { path: path.clone(), error: Box::new(error) })?;
-        Ok(Self { path, folder, hull_toml })
+        Ok(Self { path, folder, hull_toml, cache: ReadCache::new() })
     }
 
     /// Reads the OVF descriptor. What it says is nobody's business here.
@@ -172,6 +176,7 @@ impl Author {
             backing: layers.collect(),
             parts: parts.as_ref().map(|parts| parts as &dyn Parts),
             limits,
+            cache: self.cache.clone(),
         };
         image::open(request).map_err(image_failed)
     }

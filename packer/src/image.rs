@@ -7,7 +7,9 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use formats::image::{self, Format, Image, ImageRequest, Layer, Limits, OpenError, Parts, Refusal, Source};
+use formats::image::{
+    self, Format, Image, ImageRequest, Layer, Limits, OpenError, Parts, ReadCache, Refusal, Source,
+};
 use rustix::fs::{Mode, OFlags};
 
 use crate::parts::FolderParts;
@@ -77,7 +79,7 @@ pub fn open_image(files: &ImageFiles<'_>) -> Result<Image, OpenImageError> {
     let layer = layers.remove(0);
     let parts = parts.as_ref().map(|parts| parts as &dyn Parts);
     let limits = Limits { max_size_bytes: files.max_size_bytes };
-    Ok(image::open(ImageRequest { layer, backing, parts, limits })?)
+    Ok(image::open(ImageRequest { layer, backing, parts, limits, cache: ReadCache::new() })?)
 }
 
 /// A pipe is opened without waiting for a writer; [`Source`] refuses it then.

@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 
-use super::{Format, Image, ImageRequest, Layer, LeftOut, Limits, OpenError, Parts, Refusal};
+use super::{Format, Image, ImageRequest, Layer, LeftOut, Limits, OpenError, Parts, ReadCache, Refusal};
 use super::{Source, detect, qcow2, raw, vdi, vhd, vhdx, vmdk};
 use crate::Disk;
 
@@ -31,14 +31,13 @@ pub(super) struct Surroundings<'a> {
 /// What the images of a chain keep in memory together: no more than one alone could.
 #[derive(Debug)]
 pub(super) struct Memory {
-    images: u64,
+    pub(super) cache: ReadCache,
     table_bytes_left: Cell<u64>,
 }
 
 impl Memory {
-    /// For a chain of so many images, at least one.
-    pub(super) fn of_chain(images: usize) -> Self {
-        Memory { images: images as u64, table_bytes_left: Cell::new(MOST_TABLE_BYTES) }
+    fn new(cache: ReadCache) -> Self {
+        Memory { cache, table_bytes_left: Cell::new(MOST_TABLE_BYTES) }
     }
 
     /// Takes room for tables that stay in memory as long as the disk is open.
@@ -56,11 +55,6 @@ impl Memory {
     /// What has been taken for tables.
     fn table_bytes(&self) -> u64 {
         MOST_TABLE_BYTES - self.table_bytes_left.get()
-    }
-
-    /// The share of one image, where one alone would have a cache of `alone_bytes`.
-    pub(super) fn cache_bytes(&self, alone_bytes: u64) -> u64 {
-        alone_bytes / self.images
     }
 }
 
@@ -96,11 +90,11 @@ impl Opened {
 }
 
 pub(super) fn open(request: ImageRequest<'_>) -> Result<Image, OpenError> {
-    let ImageRequest { layer, backing, parts, limits } = request;
+    let ImageRequest { layer, backing, parts, limits, cache } = request;
     let layers: Vec<Layer<'_>> = [layer].into_iter().chain(backing).collect();
     let formats = settle_formats(&layers, limits)?;
     let image_format = formats[0];
-    let memory = &Memory::of_chain(layers.len());
+    let memory = &Memory::new(cache);
     let mut below = None;
     for (layer, format) in layers.into_iter().zip(formats).rev() {
         let parent = below.map(|Opened { disk, identity, .. }| Parent { disk, identity });

@@ -1,9 +1,9 @@
 //! Decompression of one unit at a time, a qcow2 cluster or a VMDK grain, into a buffer of its size.
 //!
 //! Output beyond the buffer is never produced and memory never depends on the compressed bytes. Engines
-//! and input buffers are reused: a thread takes one, works without any lock, and puts it back.
+//! and input buffers are reused, also by other images: a thread takes one, works without any lock, and puts it back.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use flate2::{Decompress, FlushDecompress, Status};
 use zstd::bulk::Decompressor as ZstdEngine;
@@ -37,15 +37,23 @@ pub(super) struct Undecodable;
 #[derive(Debug)]
 pub(super) struct Decompressor {
     codec: Codec,
+    workbenches: Arc<Workbenches>,
+}
+
+/// What is kept for the next ones to decompress.
+#[derive(Debug, Default)]
+pub(super) struct Workbenches {
     idle: Mutex<Vec<Workbench>>,
 }
 
 /// More threads than this at once still work, each with an engine of its own that is not kept.
 const MOST_IDLE: usize = 16;
+/// What the buffers of all idle ones may have together.
+const MOST_IDLE_BYTES: usize = 4 << 20;
 
 impl Decompressor {
-    pub(super) fn new(codec: Codec) -> Self {
-        Decompressor { codec, idle: Mutex::new(Vec::new()) }
+    pub(super) fn new(codec: Codec, workbenches: Arc<Workbenches>) -> Self {
+        Decompressor { codec, workbenches }
     }
 
     /// Decompresses `input_len` bytes, which `read` provides, into `output`.
@@ -55,20 +63,47 @@ impl Decompressor {
         read: impl FnOnce(&mut [u8]) -> Result<(), E>,
         output: &mut [u8],
     ) -> Result<Result<Decompressed, Undecodable>, E> {
-        let taken = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut bench = taken.unwrap_or_else(|| Workbench::new(self.codec));
+        let mut bench = self.workbenches.take(self.codec).unwrap_or_else(|| Workbench::new(self.codec));
         bench.input.resize(input_len, 0);
         read(&mut bench.input)?;
         let done = bench.engine.run(&bench.input, output);
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < MOST_IDLE {
-            idle.push(bench);
-        }
+        self.workbenches.put_back(bench);
         Ok(done)
     }
 }
 
+impl Workbenches {
+    fn take(&self, codec: Codec) -> Option<Workbench> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let fit = idle.iter().rposition(|bench| bench.codec == codec)?;
+        Some(idle.remove(fit))
+    }
+
+    /// What the buffers of all idle ones take.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        input_bytes(&self.idle.lock().unwrap())
+    }
+
+    fn put_back(&self, mut bench: Workbench) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() == MOST_IDLE {
+            // The one that was idle for longest: perhaps nobody uses its codec any more.
+            idle.remove(0);
+        }
+        if input_bytes(&idle) + bench.input.capacity() > MOST_IDLE_BYTES {
+            bench.input = Vec::new();
+        }
+        idle.push(bench);
+    }
+}
+
+fn input_bytes(benches: &[Workbench]) -> usize {
+    benches.iter().map(|bench| bench.input.capacity()).sum()
+}
+
 struct Workbench {
+    codec: Codec,
     engine: Engine,
     input: Vec<u8>,
 }
@@ -92,7 +127,7 @@ impl Workbench {
             Codec::Zlib => inflate(true),
             Codec::Zstd => Engine::Zstd(ZstdEngine::new().expect("without a dictionary nothing can fail")),
         };
-        Workbench { engine, input: Vec::new() }
+        Workbench { codec, engine, input: Vec::new() }
     }
 }
 

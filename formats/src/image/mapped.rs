@@ -1,86 +1,67 @@
 //! What all formats have in common that keep a map from the guest's disk to places in the file.
 //!
-//! A format says where a stretch of the disk lies ([`Map::extent`]) and how one of its compressed units
-//! is decompressed; reading, zeros, runs and the cache of units are done here, once.
+//! A format says where a stretch of the disk lies ([`Map::extent`]) and, where it compresses, how what is
+//! compressed is read; reading, zeros and runs are done here, once.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
 
-use super::cache::SlotCache;
-use super::chain::Memory;
 use super::source::Source;
 use crate::disk::{Disk, ReadError, Run, RunKind, check_range};
 
 /// A stretch of the guest's disk that lies in one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Extent {
+pub(super) struct Extent<P> {
     /// Length in bytes, never 0.
     pub(super) len: u64,
-    pub(super) place: Place,
+    pub(super) place: Place<P>,
 }
 
-impl Extent {
+impl<P> Extent<P> {
     /// Whether `next`, which follows it on the disk, also follows it where it lies.
-    pub(super) fn continues_in(&self, next: &Extent) -> bool {
-        match (self.place, next.place) {
+    pub(super) fn continues_in(&self, next: &Extent<P>) -> bool {
+        match (&self.place, &next.place) {
             (Place::Zero, Place::Zero) | (Place::Inherited, Place::Inherited) => true,
-            (Place::Stored { offset }, Place::Stored { offset: next }) => offset + self.len == next,
+            (Place::Stored { offset }, Place::Stored { offset: next }) => offset + self.len == *next,
             _ => false,
         }
     }
 }
 
+/// `P` names what is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Place<P> {
     /// Nowhere: it reads as zeros.
     Zero,
     /// In the image that this one is a difference to; zeros where there is none, or past its end.
     Inherited,
     /// In the file from this offset on, byte for byte.
     Stored { offset: u64 },
-    /// In a compressed unit, from byte `within` of its content on.
-    Packed { unit: Unit, within: u64 },
-}
-
-/// A part of the disk that is compressed as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unit {
-    /// Its number on the guest's disk, in units.
-    pub(super) index: u64,
-    /// Where in the file it lies.
-    pub(super) offset: u64,
-    /// The bytes of the file that may belong to it. They lie in the file.
-    pub(super) len: u64,
+    /// In what is compressed as a whole, from byte `within` of its content on.
+    Packed { unit: P, within: u64 },
 }
 
 /// A format's map of the disk.
 pub(super) trait Map: fmt::Debug + Send + Sync {
+    /// How it names what is compressed; [`Infallible`](std::convert::Infallible) where nothing is.
+    type Packed;
+
     /// Size of the disk in bytes.
     fn size_bytes(&self) -> u64;
-
-    /// Size of a decompressed unit in bytes. The disk's last unit may reach past its end.
-    fn unit_bytes(&self) -> u64;
-
-    /// Whether what is stored is so large that it may well be holes of the file, which count as zeros then. Where
-    /// it is small, asking the file system takes longer than reading.
-    fn looks_for_holes(&self) -> bool {
-        false
-    }
 
     /// Where the disk's content from `offset` on lies, as one extent of at most `most` bytes.
     ///
     /// The range is not empty and lies on the disk. What the extent names lies in the file. The work
     /// is bounded: at most one table is loaded.
-    fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError>;
+    fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent<Self::Packed>, ReadError>;
 
-    /// Decompresses `unit` into `content`, which has the size of a unit. The caller uses no byte of it
-    /// that lies past the end of the disk.
-    ///
-    /// Only called for units that [`Map::extent`] has named; a format without compression has none.
-    fn unpack(&self, file: &Source, unit: Unit, content: &mut [u8]) -> Result<(), ReadError> {
-        let _ = (file, content);
-        unreachable!("{unit:?} is compressed in a format that compresses nothing")
-    }
+    /// Fills `piece` with the content of `unit`, which [`Map::extent`] has named, from byte `within` on.
+    fn read_packed(
+        &self,
+        file: &Source,
+        unit: Self::Packed,
+        within: u64,
+        piece: &mut [u8],
+    ) -> Result<(), ReadError>;
 }
 
 /// A disk in an image whose format keeps a map.
@@ -89,22 +70,19 @@ pub(super) struct MappedDisk<M> {
     file: Source,
     map: M,
     parent: Option<Box<dyn Disk>>,
-    /// Decompressed units of which only a part was asked for; made when there is the first of them, for a disk may
-    /// be made of thousands of these, and most have none.
-    unpacked: OnceLock<SlotCache<[u8]>>,
-    unpacked_bytes: u64,
 }
 
-const UNPACKED_CACHE_BYTES: u64 = 4 << 20;
+/// What is stored in one stretch of at least so many bytes may well be a hole of the file, which counts as zeros then.
+/// Where it is less, asking the file system takes longer than reading.
+const LEAST_HOLE_BYTES: u64 = 1 << 20;
 
 /// Ends [`Disk::runs`] early on a fragmented map, and bounds the tables it loads.
 const MOST_EXTENTS_PER_CALL: usize = 256;
 
 impl<M: Map> MappedDisk<M> {
     /// A disk whose `map` leads into `file` and, where it says so, to `parent`.
-    pub(super) fn new(file: Source, map: M, parent: Option<Box<dyn Disk>>, memory: &Memory) -> Self {
-        let unpacked_bytes = memory.cache_bytes(UNPACKED_CACHE_BYTES);
-        MappedDisk { file, map, parent, unpacked: OnceLock::new(), unpacked_bytes }
+    pub(super) fn new(file: Source, map: M, parent: Option<Box<dyn Disk>>) -> Self {
+        MappedDisk { file, map, parent }
     }
 
     /// The bytes of `offset..end` that the parent has.
@@ -130,29 +108,6 @@ impl<M: Map> MappedDisk<M> {
             (Some(parent), here) => parent.runs(offset, here),
         }
     }
-
-    fn unpacked(&self) -> &SlotCache<[u8]> {
-        self.unpacked.get_or_init(|| {
-            let units = self.map.size_bytes().div_ceil(self.map.unit_bytes());
-            SlotCache::new(self.unpacked_bytes, self.map.unit_bytes(), units)
-        })
-    }
-
-    fn read_packed(&self, unit: Unit, within: u64, piece: &mut [u8]) -> Result<(), ReadError> {
-        let unit_bytes = self.map.unit_bytes() as usize;
-        if piece.len() == unit_bytes {
-            return self.map.unpack(&self.file, unit, piece);
-        }
-        let content = self.unpacked().get_or_load(unit.index, || {
-            let mut content: Arc<[u8]> = std::iter::repeat_n(0, unit_bytes).collect();
-            let unshared = Arc::get_mut(&mut content).expect("it was made in the line above");
-            self.map.unpack(&self.file, unit, unshared)?;
-            Ok::<_, ReadError>(content)
-        })?;
-        let within = within as usize;
-        piece.copy_from_slice(&content[within..within + piece.len()]);
-        Ok(())
-    }
 }
 
 impl<M: Map> Disk for MappedDisk<M> {
@@ -171,7 +126,7 @@ impl<M: Map> Disk for MappedDisk<M> {
                 Place::Zero => piece.fill(0),
                 Place::Inherited => self.read_inherited(at, piece)?,
                 Place::Stored { offset } => self.file.read(offset, piece)?,
-                Place::Packed { unit, within } => self.read_packed(unit, within, piece)?,
+                Place::Packed { unit, within } => self.map.read_packed(&self.file, unit, within, piece)?,
             }
             at += extent.len;
             rest = after;
@@ -192,7 +147,7 @@ impl<M: Map> Disk for MappedDisk<M> {
             let found = match extent.place {
                 Place::Zero => vec![Run { len: extent.len, kind: RunKind::Zero }],
                 Place::Inherited => self.inherited_runs(at, extent.len)?,
-                Place::Stored { offset } if self.map.looks_for_holes() => {
+                Place::Stored { offset } if extent.len >= LEAST_HOLE_BYTES => {
                     vec![self.file.run(offset, offset + extent.len)?]
                 }
                 Place::Stored { .. } | Place::Packed { .. } => {
@@ -208,7 +163,7 @@ impl<M: Map> Disk for MappedDisk<M> {
             }
             // The parent has looked as far as it may, and perhaps asked its own. Were it asked again for every extent
             // here, the work would be multiplied by each image of a chain.
-            if extent.place == Place::Inherited && self.parent.is_some() {
+            if matches!(extent.place, Place::Inherited) && self.parent.is_some() {
                 break;
             }
         }
@@ -218,6 +173,8 @@ impl<M: Map> Disk for MappedDisk<M> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
@@ -233,28 +190,33 @@ mod tests {
     }
 
     impl Map for Stripes {
+        type Packed = Infallible;
+
         fn size_bytes(&self) -> u64 {
             SIZE_BYTES
         }
 
-        fn unit_bytes(&self) -> u64 {
-            512
-        }
-
-        fn extent(&self, _file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
+        fn extent(&self, _file: &Source, offset: u64, most: u64) -> Result<Extent<Infallible>, ReadError> {
             self.asked.fetch_add(1, Ordering::Relaxed);
             let len = most.min(self.stripe_bytes - offset % self.stripe_bytes);
             let is_stored = (offset / self.stripe_bytes).is_multiple_of(2);
             Ok(Extent { len, place: if is_stored { Place::Stored { offset: 0 } } else { Place::Inherited } })
+        }
+
+        fn read_packed(&self, _: &Source, unit: Infallible, _: u64, _: &mut [u8]) -> Result<(), ReadError> {
+            match unit {}
         }
     }
 
     #[test]
     fn each_image_of_a_chain_adds_to_the_work_of_finding_runs_and_does_not_multiply_it() {
         let asked = Arc::new(AtomicU64::new(0));
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 30).unwrap();
+        let file = Source::new(file).unwrap();
         let chain = (9..31).step_by(7).fold(None, |parent: Option<Box<dyn Disk>>, stripe_bits| {
             let map = Stripes { stripe_bytes: 1 << stripe_bits, asked: Arc::clone(&asked) };
-            Some(Box::new(MappedDisk::new(Source::concat([]), map, parent, &Memory::of_chain(4))))
+            Some(Box::new(MappedDisk::new(file.clone(), map, parent)))
         });
         let runs = chain.unwrap().runs(0, SIZE_BYTES).unwrap();
         assert!(runs.iter().map(|run| run.len).sum::<u64>() > 0);

@@ -18,7 +18,6 @@
 //! kilobytes read as terabytes of data. Readers stay fast and small then, but whoever copies a disk must
 //! bound what it copies; [`Limits::max_size_bytes`] bounds what a disk may claim.
 
-mod cache;
 mod chain;
 mod concat;
 mod decompress;
@@ -27,7 +26,9 @@ mod error;
 mod mapped;
 mod qcow2;
 mod raw;
+mod read_cache;
 mod source;
+mod unpack;
 mod vdi;
 mod vhd;
 mod vhdx;
@@ -39,6 +40,7 @@ use std::io;
 
 pub use detect::{Format, detect};
 pub use error::{OpenError, Refusal};
+pub use read_cache::ReadCache;
 pub use source::Source;
 pub use vmdk::{VmdkAdapter, write_stream_optimized};
 pub use write::{Compression, ImageWriteError, Progress, Target, WriteOptions, write};
@@ -63,6 +65,8 @@ pub struct ImageRequest<'a> {
     pub parts: Option<&'a dyn Parts>,
     /// What each of the images may claim.
     pub limits: Limits,
+    /// Memory for reading; whoever keeps many disks open hands the same to all of them.
+    pub cache: ReadCache,
 }
 
 /// One image file.
@@ -102,7 +106,7 @@ pub struct Image {
     /// What the image holds besides.
     pub left_out: Vec<LeftOut>,
     /// What its tables, and those of the images that it is a difference to, take of memory as long as the disk is
-    /// open. Caches come on top, and are smaller.
+    /// open. The [`ReadCache`] comes on top.
     pub table_bytes: u64,
 }
 
@@ -130,7 +134,7 @@ impl<'a> ImageRequest<'a> {
     /// A request for the image in `source`, alone, whatever its format; messages call it `name`.
     pub fn new(source: Source, name: &'a str, limits: Limits) -> Self {
         let layer = Layer { source, name, format: None };
-        ImageRequest { layer, backing: Vec::new(), parts: None, limits }
+        ImageRequest { layer, backing: Vec::new(), parts: None, limits, cache: ReadCache::new() }
     }
 }
 

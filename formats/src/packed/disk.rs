@@ -18,10 +18,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use appliance::Digest;
 use appliance::manifest::DiskLayer;
 
-use super::cache::Cache;
 use super::root::{PageEntry, Root};
 use super::write::sha256;
 use super::{BLOCK_BYTES, Chunk, Frame, FrameDecoder, MAX_ROOT_BYTES, PAGE_BLOCKS, Page, PageRun};
+use crate::cache::Cache;
 use crate::disk::{Disk, ReadError, Run, RunKind, check_range};
 
 /// How much decompressed content a disk keeps, unless told otherwise.
@@ -29,6 +29,9 @@ pub const DEFAULT_CACHE_BYTES: usize = 64 << 20;
 
 /// How much of parsed pages a disk keeps.
 const PAGE_CACHE_BYTES: usize = 16 << 20;
+
+/// So many threads find what they look for without waiting for each other.
+const CACHE_SHARDS: usize = 8;
 
 /// Anything that can fetch a range of a blob: a local store, a registry, a test.
 ///
@@ -108,8 +111,8 @@ impl<S: RangeSource> PackedDisk<S> {
             layer: layer.clone(),
             root,
             source,
-            pages: Cache::new(PAGE_CACHE_BYTES),
-            frames: Cache::new(cache_bytes),
+            pages: Cache::new(PAGE_CACHE_BYTES, CACHE_SHARDS),
+            frames: Cache::new(cache_bytes, CACHE_SHARDS),
             workspaces: Mutex::default(),
             spare: Arc::default(),
         })

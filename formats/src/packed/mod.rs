@@ -14,7 +14,6 @@
 //!
 //! Source: `docs/formats/disk-index.md`, format version 1; RFC 8878 for the frames.
 
-mod cache;
 mod disk;
 mod error;
 mod fields;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use formats::image::{self, ImageRequest, Layer, Parts};
+use formats::image::{self, ImageRequest, Layer, Parts, ReadCache};
 
 use super::{
     LIMITS, Qcow2Options, Random, compare_disk, make_qcow2, make_raw, repeated, run, source, text, write_some,
@@ -27,7 +27,8 @@ pub(super) fn compare_chain(
 ) {
     let layer = |path: &PathBuf| Layer { source: source(path), name: "image", format: None };
     let backing = layers[1..].iter().map(layer).collect();
-    let request = ImageRequest { layer: layer(&layers[0]), backing, parts, limits: LIMITS };
+    let request =
+        ImageRequest { layer: layer(&layers[0]), backing, parts, limits: LIMITS, cache: ReadCache::new() };
     let disk = image::open(request).unwrap().disk;
     compare_disk(disk.as_ref(), &layers[0], format, folder, random);
 }

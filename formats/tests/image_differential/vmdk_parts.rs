@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use formats::RunKind;
-use formats::image::{self, ImageRequest, Layer, Limits, Parts, Source};
+use formats::image::{self, ImageRequest, Layer, Limits, Parts, ReadCache, Source};
 
 use super::chains::compare_chain;
 use super::image_samples::vmdk_streams::{Style, vmdk_stream};
@@ -80,7 +80,8 @@ fn a_disk_of_more_than_one_full_extent_is_put_together_at_their_borders() {
         let parts = Folder(folder.path());
         let layer = Layer { source: source(&image), name: "image", format: None };
         let limits = Limits { max_size_bytes: 5 * GIB };
-        let request = ImageRequest { layer, backing: Vec::new(), parts: Some(&parts), limits };
+        let request =
+            ImageRequest { layer, backing: Vec::new(), parts: Some(&parts), limits, cache: ReadCache::new() };
         let disk = image::open(request).unwrap().disk;
         assert_eq!(disk.size_bytes(), 5 * GIB);
         for (at, len, pattern) in written {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use appliance::{
     ApplianceConfig, Arch, Console, Devices, Disk, Fault, Firmware, Machine, Nic, Policy, Volume,
 };
-use formats::image::{self, Format, Image, ImageRequest, Layer, Limits, Parts, Source};
+use formats::image::{self, Format, Image, ImageRequest, Layer, Limits, Parts, ReadCache, Source};
 
 use super::notice::{Notice, What};
 use super::{Import, ImportError, ImportRequest, Kind, WholeImage, firmware};
@@ -87,6 +87,8 @@ struct Opened {
     whole_images: Vec<Option<WholeImage>>,
     notices: Vec<Notice>,
     table_bytes: u64,
+    /// All disks stay open until the last is packed, and share it.
+    cache: ReadCache,
 }
 
 impl Draft {
@@ -242,6 +244,7 @@ impl Opened {
             backing: layers.collect(),
             parts: parts.is_some().then_some(&named),
             limits: Limits { max_size_bytes: request.max_disk_bytes },
+            cache: self.cache.clone(),
         })?;
         self.table_bytes += table_bytes;
         if self.table_bytes > MAX_TABLE_BYTES {

@@ -1,17 +1,18 @@
 //! Where a stretch of the disk lies: L1 table, L2 tables, entries and subclusters.
 //!
-//! The L1 table is read and checked once, up to the entry the disk needs last; L2 tables are read when
-//! they are needed and kept in a bounded cache. Entries are checked each time they are used.
+//! The L1 table is read and checked once, up to the entry the disk needs last; L2 tables are read page by page
+//! when they are needed and kept in a bounded cache. Entries are checked each time they are used.
 //!
 //! Source: `qcow2.txt`, "Cluster mapping" and "Extended L2 Entries".
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::super::cache::SlotCache;
 use super::super::chain::Memory;
-use super::super::mapped::{Extent, Place, Unit};
+use super::super::mapped::{Extent, Place};
+use super::super::read_cache::{PAGE_BYTES, Section};
 use super::super::source::Source;
+use super::super::unpack::Unit;
 use super::super::{Format, LeftOut, Refusal};
 use super::header::{Header, L2Entry, malformed};
 use crate::ReadError;
@@ -25,7 +26,6 @@ const READS_AS_ZEROS: u64 = 1 << 0;
 const SECTOR: u64 = 512;
 const SUBCLUSTERS: u64 = 32;
 
-const L2_CACHE_BYTES: u64 = 16 << 20;
 const L1_PIECE_BYTES: usize = 64 << 10;
 
 #[derive(Debug)]
@@ -34,8 +34,15 @@ pub(super) struct Mapping {
     /// Offsets of the L2 tables, 0 where there is none. Each table lies in the file, aligned, and
     /// overlaps neither header nor L1 nor refcount table.
     l2_offsets: Vec<u64>,
-    /// By offset, in clusters.
-    l2_tables: SlotCache<[u64]>,
+    /// Of L2 tables; a small table is one.
+    l2_pages: Section,
+}
+
+/// A page of an L2 table.
+struct L2Page {
+    entries: Arc<Box<[u8]>>,
+    /// Where in the file it lies.
+    offset: u64,
 }
 
 /// An L2 entry, and where it stands.
@@ -66,8 +73,7 @@ impl Mapping {
             }
             at += piece_bytes as u64;
         }
-        let l2_tables = SlotCache::new(memory.cache_bytes(L2_CACHE_BYTES), header.cluster_bytes(), count);
-        Ok(Mapping { header, l2_offsets, l2_tables })
+        Ok(Mapping { header, l2_offsets, l2_pages: memory.cache.section() })
     }
 
     pub(super) fn size_bytes(&self) -> u64 {
@@ -79,13 +85,13 @@ impl Mapping {
         if count == 0 { Vec::new() } else { vec![LeftOut::InternalSnapshots { count }] }
     }
 
-    pub(super) fn cluster_bytes(&self) -> u64 {
+    fn cluster_bytes(&self) -> u64 {
         self.header.cluster_bytes()
     }
 
-    /// As [`Map::extent`](super::super::mapped::Map::extent). An extent ends where its L2 table does,
-    /// unless there is none.
-    pub(super) fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
+    /// As [`Map::extent`](super::super::mapped::Map::extent). An extent ends where its page of the L2 table does,
+    /// unless there is no table.
+    pub(super) fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent<Unit>, ReadError> {
         let per_table = self.header.bytes_per_table();
         let l1_index = offset / per_table;
         if self.l2_offsets[l1_index as usize] == 0 {
@@ -95,11 +101,12 @@ impl Mapping {
             let end = (l1_index + absent as u64) * per_table;
             return Ok(Extent { len: most.min(end - offset), place: Place::Inherited });
         }
-        let table = self.l2_table(file, l1_index)?;
-        let most = most.min((l1_index + 1) * per_table - offset);
-        let mut extent = self.piece(file, l1_index, &table, offset)?;
+        let page = self.l2_page(file, offset)?;
+        let per_page = page.entries.len() as u64 / self.entry_bytes() * self.cluster_bytes();
+        let most = most.min(per_page - offset % per_page);
+        let mut extent = self.piece(file, &page, offset)?;
         while extent.len < most {
-            let next = self.piece(file, l1_index, &table, offset + extent.len)?;
+            let next = self.piece(file, &page, offset + extent.len)?;
             if !extent.continues_in(&next) {
                 break;
             }
@@ -109,19 +116,23 @@ impl Mapping {
         Ok(extent)
     }
 
-    fn l2_table(&self, file: &Source, l1_index: u64) -> Result<Arc<[u64]>, ReadError> {
-        let offset = self.l2_offsets[l1_index as usize];
-        self.l2_tables.get_or_load(offset >> self.header.cluster_bits, || {
-            let mut table = vec![0; self.cluster_bytes() as usize];
-            file.read(offset, &mut table)?;
-            Ok(words(&table).collect())
-        })
+    /// The page with the entry for byte `offset` of the disk, for which there must be an L2 table.
+    fn l2_page(&self, file: &Source, offset: u64) -> Result<L2Page, ReadError> {
+        let per_table = self.header.bytes_per_table();
+        let page_bytes = self.cluster_bytes().min(PAGE_BYTES);
+        let in_table = offset % per_table / self.cluster_bytes() * self.entry_bytes();
+        let page = self.l2_offsets[(offset / per_table) as usize] + in_table / page_bytes * page_bytes;
+        Ok(L2Page { entries: self.l2_pages.read(file, page, page_bytes)?, offset: page })
+    }
+
+    fn entry_bytes(&self) -> u64 {
+        self.header.l2_entry.words() * 8
     }
 
     /// The extent from `offset` to the end of its cluster, or of its subclusters of the same kind.
-    fn piece(&self, file: &Source, l1_index: u64, table: &[u64], offset: u64) -> Result<Extent, ReadError> {
+    fn piece(&self, file: &Source, page: &L2Page, offset: u64) -> Result<Extent<Unit>, ReadError> {
         let cluster_bytes = self.cluster_bytes();
-        let entry = self.entry(l1_index, table, offset);
+        let entry = self.entry(page, offset);
         let within = offset % cluster_bytes;
         let visible = cluster_bytes.min(self.header.size_bytes - (offset - within));
         if entry.descriptor & COMPRESSED != 0 {
@@ -143,16 +154,17 @@ impl Mapping {
         Ok(Extent { len: end - within, place })
     }
 
-    fn entry(&self, l1_index: u64, table: &[u64], offset: u64) -> Entry {
-        let cluster = offset >> self.header.cluster_bits;
-        let words = self.header.l2_entry.words();
-        let at = (cluster * words) as usize % table.len();
+    fn entry(&self, page: &L2Page, offset: u64) -> Entry {
+        let cluster = offset / self.cluster_bytes();
+        let at = cluster * self.entry_bytes() % page.entries.len() as u64;
+        let mut words = words(&page.entries[at as usize..]);
+        let mut word = || words.next().expect("an entry lies on one page");
+        let descriptor = word();
         let bitmap = match self.header.l2_entry {
             L2Entry::Standard => 0,
-            L2Entry::Extended => table[at + 1],
+            L2Entry::Extended => word(),
         };
-        let offset = self.l2_offsets[l1_index as usize] + at as u64 * 8;
-        Entry { descriptor: table[at], bitmap, offset, cluster }
+        Entry { descriptor, bitmap, offset: page.offset + at, cluster }
     }
 
     /// The host cluster's offset, 0 where there is none.

@@ -23,8 +23,9 @@ pub(super) use write::write;
 
 use super::chain::{Opened, Surroundings, WITHOUT_PARENT};
 use super::decompress::{Decompressed, Decompressor};
-use super::mapped::{Extent, Map, MappedDisk, Unit};
+use super::mapped::{Extent, Map, MappedDisk};
 use super::source::Source;
+use super::unpack::{Unit, Units};
 use super::{Format, Limits, Refusal};
 use crate::ReadError;
 use header::{Header, unsupported};
@@ -36,6 +37,7 @@ pub(super) const MAGIC: &[u8] = b"QFI\xfb";
 #[derive(Debug)]
 pub(super) struct Qcow2Map {
     mapping: Mapping,
+    units: Units,
     decompressor: Decompressor,
 }
 
@@ -67,11 +69,12 @@ pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened
             unsupported(8, "backing_file_offset", found, WITHOUT_PARENT)
         })?),
     };
-    let decompressor = Decompressor::new(header.codec);
+    let decompressor = Decompressor::new(header.codec, around.memory.cache.workbenches());
+    let units = Units::new(header.cluster_bytes(), &around.memory.cache);
     let mapping = Mapping::load(&file, header, around.memory)?;
     let left_out = mapping.left_out();
-    let map = Qcow2Map { mapping, decompressor };
-    let disk = MappedDisk::new(file, map, parent.map(|parent| parent.disk), around.memory);
+    let map = Qcow2Map { mapping, units, decompressor };
+    let disk = MappedDisk::new(file, map, parent.map(|parent| parent.disk));
     Ok(Opened { left_out, ..Opened::new(disk) })
 }
 
@@ -81,18 +84,23 @@ fn read_header(file: &Source, limits: Limits) -> Result<Header, Refusal> {
 }
 
 impl Map for Qcow2Map {
+    type Packed = Unit;
+
     fn size_bytes(&self) -> u64 {
         self.mapping.size_bytes()
     }
 
-    fn unit_bytes(&self) -> u64 {
-        self.mapping.cluster_bytes()
-    }
-
-    fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
+    fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent<Unit>, ReadError> {
         self.mapping.extent(file, offset, most)
     }
 
+    fn read_packed(&self, file: &Source, unit: Unit, within: u64, piece: &mut [u8]) -> Result<(), ReadError> {
+        self.units.read(unit, within, piece, |content| self.unpack(file, unit, content))
+    }
+}
+
+impl Qcow2Map {
+    /// Decompresses a cluster into `content`, which has the size of one.
     fn unpack(&self, file: &Source, unit: Unit, content: &mut [u8]) -> Result<(), ReadError> {
         let read = |input: &mut [u8]| file.read(unit.offset, input);
         let found = match self.decompressor.decompress(unit.len as usize, read, content)? {

@@ -2,6 +2,8 @@
 //!
 //! Source: `VDICore.h` of VirtualBox, `VDIIMAGEBLOCKPOINTER`; `VDI.cpp` for what entries mean.
 
+use std::convert::Infallible;
+
 use super::super::Refusal;
 use super::super::chain::Memory;
 use super::super::mapped::{Extent, Map, Place};
@@ -88,7 +90,7 @@ impl Blocks {
     }
 
     /// The extent from `offset` to the end of its block.
-    fn block(&self, offset: u64) -> Extent {
+    fn block(&self, offset: u64) -> Extent<Infallible> {
         let within = offset % self.block_bytes;
         let place = match self.map[(offset / self.block_bytes) as usize] {
             FREE => Place::Inherited,
@@ -100,15 +102,13 @@ impl Blocks {
 }
 
 impl Map for Blocks {
+    type Packed = Infallible;
+
     fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
 
-    fn unit_bytes(&self) -> u64 {
-        self.block_bytes
-    }
-
-    fn extent(&self, _file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
+    fn extent(&self, _file: &Source, offset: u64, most: u64) -> Result<Extent<Infallible>, ReadError> {
         let mut extent = self.block(offset);
         while extent.len < most {
             let next = self.block(offset + extent.len);
@@ -119,5 +119,9 @@ impl Map for Blocks {
         }
         extent.len = extent.len.min(most);
         Ok(extent)
+    }
+
+    fn read_packed(&self, _: &Source, unit: Infallible, _: u64, _: &mut [u8]) -> Result<(), ReadError> {
+        match unit {}
     }
 }

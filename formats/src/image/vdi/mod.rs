@@ -38,7 +38,7 @@ pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened
     let parent = header.parent_disk(&mut around.parent)?;
     let blocks = Blocks::load(&file, &header, around.memory)?;
     let identity = Some(Identity::Uuid(header.uuid));
-    Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, blocks, parent, around.memory)) })
+    Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, blocks, parent)) })
 }
 
 /// A field that contradicts the format.

@@ -8,12 +8,12 @@
 //!
 //! Source: VHD specification 1.0, "Block Allocation Table and Data Blocks".
 
-use std::sync::Arc;
+use std::convert::Infallible;
 
 use super::super::Refusal;
-use super::super::cache::SlotCache;
 use super::super::chain::Memory;
 use super::super::mapped::{Extent, Map, Place};
+use super::super::read_cache::{PAGE_BYTES, Section};
 use super::super::source::Source;
 use super::footer::Footer;
 use super::header::Header;
@@ -23,7 +23,6 @@ use crate::ReadError;
 /// A table entry for a block that is not stored.
 pub(super) const NO_BLOCK: u32 = u32::MAX;
 
-const BITMAP_CACHE_BYTES: u64 = 2 << 20;
 const TABLE_PIECE_BYTES: u64 = 64 << 10;
 
 /// A disk in blocks that are stored where they were first written.
@@ -35,8 +34,8 @@ pub(super) struct Blocks {
     /// For each block of the disk, the sector of its bitmap, or [`NO_BLOCK`]. What the disk needs of a block
     /// lies in the file, apart from footers, header, this table and all other blocks.
     table: Vec<u32>,
-    /// By index in the table.
-    bitmaps: SlotCache<[u8]>,
+    /// Pages of sector bitmaps; a small bitmap is one.
+    bitmaps: Section,
 }
 
 impl Blocks {
@@ -54,7 +53,7 @@ impl Blocks {
             block_bytes: header.block_bytes,
             bitmap_bytes,
             table: Vec::with_capacity(count as usize),
-            bitmaps: SlotCache::new(memory.cache_bytes(BITMAP_CACHE_BYTES), bitmap_bytes, count),
+            bitmaps: memory.cache.section(),
         };
         let mut piece = vec![0; TABLE_PIECE_BYTES.min(count * 4) as usize];
         while (blocks.table.len() as u64) < count {
@@ -116,26 +115,17 @@ impl Blocks {
     fn visible_bytes(&self, index: u64) -> u64 {
         self.block_bytes.min(self.size_bytes - index * self.block_bytes)
     }
-
-    fn bitmap(&self, file: &Source, index: u64, sector: u32) -> Result<Arc<[u8]>, ReadError> {
-        self.bitmaps.get_or_load(index, || {
-            let mut bitmap = vec![0; self.bitmap_bytes as usize];
-            file.read(u64::from(sector) * SECTOR, &mut bitmap)?;
-            Ok(bitmap.into())
-        })
-    }
 }
 
 impl Map for Blocks {
+    type Packed = Infallible;
+
     fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
 
-    fn unit_bytes(&self) -> u64 {
-        self.block_bytes
-    }
-
-    fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
+    /// An extent ends where its page of the sector bitmap does.
+    fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent<Infallible>, ReadError> {
         let index = offset / self.block_bytes;
         let entry = self.table[index as usize];
         if entry == NO_BLOCK {
@@ -145,17 +135,26 @@ impl Map for Blocks {
             let end = (index + absent) * self.block_bytes;
             return Ok(Extent { len: most.min(end - offset), place: Place::Inherited });
         }
-        let bitmap = self.bitmap(file, index, entry)?;
+        let bitmap = u64::from(entry) * SECTOR;
         let within = offset % self.block_bytes;
-        let most = most.min(self.block_bytes - within);
-        let sectors = within / SECTOR..(within + most).div_ceil(SECTOR);
-        let end = alike(&bitmap, sectors.start, sectors.end) * SECTOR;
-        let place = if is_set(&bitmap, sectors.start) {
-            Place::Stored { offset: u64::from(entry) * SECTOR + self.bitmap_bytes + within }
+        let page_bytes = self.bitmap_bytes.min(PAGE_BYTES);
+        // What a page describes, and where in the block that starts.
+        let described = page_bytes * 8 * SECTOR;
+        let start = within - within % described;
+        let page = self.bitmaps.read(file, bitmap + start / described * page_bytes, page_bytes)?;
+        let most = most.min(self.block_bytes.min(start + described) - within);
+        let sectors = (within - start) / SECTOR..(within - start + most).div_ceil(SECTOR);
+        let end = start + alike(&page, sectors.start, sectors.end) * SECTOR;
+        let place = if is_set(&page, sectors.start) {
+            Place::Stored { offset: bitmap + self.bitmap_bytes + within }
         } else {
             Place::Inherited
         };
         Ok(Extent { len: most.min(end - within), place })
+    }
+
+    fn read_packed(&self, _: &Source, unit: Infallible, _: u64, _: &mut [u8]) -> Result<(), ReadError> {
+        match unit {}
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened
         Kind::Fixed | Kind::Dynamic => None,
     };
     let blocks = Blocks::load(&file, &footer, &header, around.memory)?;
-    Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, blocks, parent, around.memory)) })
+    Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, blocks, parent)) })
 }
 
 /// A differencing image differs from a VHD. Its parent needs no other look then: the magic that a guest wrote to

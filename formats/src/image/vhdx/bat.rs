@@ -7,12 +7,12 @@
 //!
 //! Source: \[MS-VHDX\] 2.4, 2.5. What it leaves undefined reads as zeros, as with QEMU.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use super::super::Refusal;
-use super::super::cache::SlotCache;
-use super::super::chain::Memory;
-use super::super::mapped::{Extent, Place};
+use super::super::mapped::{Extent, Map, Place};
+use super::super::read_cache::{PAGE_BYTES, ReadCache, Section};
 use super::super::source::Source;
 use super::metadata::Metadata;
 use super::regions::Regions;
@@ -20,8 +20,7 @@ use super::{MIB, corrupt, malformed};
 use crate::ReadError;
 
 pub(super) const ENTRY_BYTES: u64 = 8;
-const ENTRIES_PER_PAGE: u64 = 8192;
-const BAT_CACHE_BYTES: u64 = 8 << 20;
+const ENTRIES_PER_PAGE: u64 = PAGE_BYTES / ENTRY_BYTES;
 
 const STATE: u64 = 0b111;
 const OFFSET: u64 = !(MIB - 1);
@@ -31,20 +30,15 @@ const RESERVED: u64 = !(STATE | OFFSET);
 pub(super) const ZERO: u64 = 2;
 pub(super) const FULLY_PRESENT: u64 = 6;
 
-/// Bytes of the sector bitmap that are read at once.
-const BITMAP_PAGE_BYTES: u64 = 4096;
 const BITMAP_BLOCK_BYTES: u64 = MIB;
-const BITMAP_CACHE_BYTES: u64 = 1 << 20;
 const BITMAP_PRESENT: u64 = 6;
 
 #[derive(Debug)]
 pub(super) struct Bat {
     metadata: Metadata,
     regions: Regions,
-    /// By their numbers.
-    pages: SlotCache<[u64]>,
-    /// By their offsets in the file, in pages.
-    bitmap_pages: SlotCache<[u8]>,
+    /// Of the table, and of sector bitmaps, which lie apart from it.
+    pages: Section,
 }
 
 /// What an entry says of its block.
@@ -59,73 +53,26 @@ enum Block {
 }
 
 impl Bat {
-    pub(super) fn new(metadata: Metadata, regions: Regions, memory: &Memory) -> Result<Self, Refusal> {
+    pub(super) fn new(metadata: Metadata, regions: Regions, cache: &ReadCache) -> Result<Self, Refusal> {
         let needed = metadata.bat_entries() * ENTRY_BYTES;
         let region_bytes = regions.bat.end - regions.bat.start;
         if needed > region_bytes {
             let wanted = format!("at least {needed}, which the disk's size needs");
             return Err(malformed(regions.bat.start, "length of the BAT region", region_bytes, wanted));
         }
-        let pages = metadata.bat_entries().div_ceil(ENTRIES_PER_PAGE);
-        let [bat_bytes, bitmap_bytes] =
-            [BAT_CACHE_BYTES, BITMAP_CACHE_BYTES].map(|all| memory.cache_bytes(all));
-        Ok(Bat {
-            metadata,
-            regions,
-            pages: SlotCache::new(bat_bytes, ENTRIES_PER_PAGE * ENTRY_BYTES, pages),
-            bitmap_pages: SlotCache::new(bitmap_bytes, BITMAP_PAGE_BYTES, u64::MAX),
-        })
-    }
-
-    pub(super) fn size_bytes(&self) -> u64 {
-        self.metadata.size_bytes
-    }
-
-    pub(super) fn block_bytes(&self) -> u64 {
-        self.metadata.block_bytes
-    }
-
-    /// As [`Map::extent`](super::super::mapped::Map::extent). An extent ends where its page of entries does.
-    pub(super) fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
-        let number = offset / self.block_bytes();
-        let entry = self.metadata.entry_of_block(number);
-        let page_number = entry / ENTRIES_PER_PAGE;
-        let page = self.page(file, page_number)?;
-        let block = self.block(file, number, entry, &page)?;
-        let within = offset % self.block_bytes();
-        if let Block::Partial(host) = block {
-            let extent = self.partial_extent(file, number, host, within)?;
-            return Ok(Extent { len: extent.len.min(most), ..extent });
-        }
-        let mut extent = Extent { len: self.visible_bytes(number) - within, place: place(block, within) };
-        for next in number + 1.. {
-            let entry = self.metadata.entry_of_block(next);
-            if extent.len >= most || entry / ENTRIES_PER_PAGE != page_number {
-                break;
-            }
-            let block = self.block(file, next, entry, &page)?;
-            let whole = Extent { len: self.visible_bytes(next), place: place(block, 0) };
-            if matches!(block, Block::Partial(_)) || !extent.continues_in(&whole) {
-                break;
-            }
-            extent.len += whole.len;
-        }
-        Ok(Extent { len: extent.len.min(most), ..extent })
+        Ok(Bat { metadata, regions, pages: cache.section() })
     }
 
     /// The bytes of a block that are on the disk, which the last one may reach past.
     fn visible_bytes(&self, number: u64) -> u64 {
-        self.block_bytes().min(self.size_bytes() - number * self.block_bytes())
+        self.metadata.block_bytes.min(self.metadata.size_bytes - number * self.metadata.block_bytes)
     }
 
-    fn page(&self, file: &Source, number: u64) -> Result<Arc<[u64]>, ReadError> {
-        self.pages.get_or_load(number, || {
-            let first = number * ENTRIES_PER_PAGE;
-            let entries = ENTRIES_PER_PAGE.min(self.metadata.bat_entries() - first);
-            let mut page = vec![0; (entries * ENTRY_BYTES) as usize];
-            file.read(self.offset_of_entry(first), &mut page)?;
-            Ok(page.as_chunks().0.iter().map(|entry| u64::from_le_bytes(*entry)).collect())
-        })
+    /// A page of the table.
+    fn page(&self, file: &Source, number: u64) -> Result<Arc<Box<[u8]>>, ReadError> {
+        let first = number * ENTRIES_PER_PAGE;
+        let entries = ENTRIES_PER_PAGE.min(self.metadata.bat_entries() - first);
+        self.pages.read(file, self.offset_of_entry(first), entries * ENTRY_BYTES)
     }
 
     fn offset_of_entry(&self, number: u64) -> u64 {
@@ -133,8 +80,8 @@ impl Bat {
     }
 
     /// The block that the entry with number `entry`, which is on `page`, describes.
-    fn block(&self, file: &Source, number: u64, entry: u64, page: &[u64]) -> Result<Block, ReadError> {
-        let value = page[(entry % ENTRIES_PER_PAGE) as usize];
+    fn block(&self, file: &Source, number: u64, entry: u64, page: &[u8]) -> Result<Block, ReadError> {
+        let value = entry_on(page, entry);
         let wrong =
             |found: String, wanted| Err(corrupt(self.offset_of_entry(entry), "BAT entry", found, wanted));
         if value & RESERVED != 0 {
@@ -161,7 +108,7 @@ impl Bat {
                 );
             }
         };
-        if self.regions.overlap(&(host..host.saturating_add(self.block_bytes()))) {
+        if self.regions.overlap(&(host..host.saturating_add(self.metadata.block_bytes))) {
             return wrong(
                 format!("{value:#x}"),
                 "the block must not overlap the header section, the log or a region",
@@ -181,11 +128,12 @@ impl Bat {
         number: u64,
         host: u64,
         within: u64,
-    ) -> Result<Extent, ReadError> {
+    ) -> Result<Extent<Infallible>, ReadError> {
         let sector_bytes = self.metadata.sector_bytes;
-        let first_sector = (number % self.metadata.blocks_per_chunk()) * (self.block_bytes() / sector_bytes);
+        let first_sector =
+            (number % self.metadata.blocks_per_chunk()) * (self.metadata.block_bytes / sector_bytes);
         let sector = first_sector + within / sector_bytes;
-        let bits_per_page = BITMAP_PAGE_BYTES * 8;
+        let bits_per_page = PAGE_BYTES * 8;
         let page =
             self.bitmap_page(file, number / self.metadata.blocks_per_chunk(), sector / bits_per_page)?;
         let (alike, stored) = alike_bits(&page, (sector % bits_per_page) as usize);
@@ -195,10 +143,10 @@ impl Bat {
     }
 
     /// A page of a chunk's sector bitmap.
-    fn bitmap_page(&self, file: &Source, chunk: u64, number: u64) -> Result<Arc<[u8]>, ReadError> {
+    fn bitmap_page(&self, file: &Source, chunk: u64, number: u64) -> Result<Arc<Box<[u8]>>, ReadError> {
         let entry = (chunk + 1) * (self.metadata.blocks_per_chunk() + 1) - 1;
         let page = self.page(file, entry / ENTRIES_PER_PAGE)?;
-        let value = page[(entry % ENTRIES_PER_PAGE) as usize];
+        let value = entry_on(&page, entry);
         let wrong = |wanted| {
             Err(corrupt(self.offset_of_entry(entry), "sector bitmap entry", format!("{value:#x}"), wanted))
         };
@@ -212,17 +160,57 @@ impl Bat {
         if !file.holds(bitmap, BITMAP_BLOCK_BYTES) {
             return wrong("the bitmap must lie in the file");
         }
-        let offset = bitmap + number * BITMAP_PAGE_BYTES;
-        self.bitmap_pages.get_or_load(offset / BITMAP_PAGE_BYTES, || {
-            let mut page = vec![0; BITMAP_PAGE_BYTES as usize];
-            file.read(offset, &mut page)?;
-            Ok(page.into())
-        })
+        self.pages.read(file, bitmap + number * PAGE_BYTES, PAGE_BYTES)
     }
 }
 
+impl Map for Bat {
+    type Packed = Infallible;
+
+    fn size_bytes(&self) -> u64 {
+        self.metadata.size_bytes
+    }
+
+    /// An extent ends where its page of entries, or of a sector bitmap, does.
+    fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent<Infallible>, ReadError> {
+        let number = offset / self.metadata.block_bytes;
+        let entry = self.metadata.entry_of_block(number);
+        let page_number = entry / ENTRIES_PER_PAGE;
+        let page = self.page(file, page_number)?;
+        let block = self.block(file, number, entry, &page)?;
+        let within = offset % self.metadata.block_bytes;
+        if let Block::Partial(host) = block {
+            let extent = self.partial_extent(file, number, host, within)?;
+            return Ok(Extent { len: extent.len.min(most), ..extent });
+        }
+        let mut extent = Extent { len: self.visible_bytes(number) - within, place: place(block, within) };
+        for next in number + 1.. {
+            let entry = self.metadata.entry_of_block(next);
+            if extent.len >= most || entry / ENTRIES_PER_PAGE != page_number {
+                break;
+            }
+            let block = self.block(file, next, entry, &page)?;
+            let whole = Extent { len: self.visible_bytes(next), place: place(block, 0) };
+            if matches!(block, Block::Partial(_)) || !extent.continues_in(&whole) {
+                break;
+            }
+            extent.len += whole.len;
+        }
+        Ok(Extent { len: extent.len.min(most), ..extent })
+    }
+
+    fn read_packed(&self, _: &Source, unit: Infallible, _: u64, _: &mut [u8]) -> Result<(), ReadError> {
+        match unit {}
+    }
+}
+
+/// The entry with number `entry`, which is on `page`.
+fn entry_on(page: &[u8], entry: u64) -> u64 {
+    u64::from_le_bytes(page.as_chunks().0[(entry % ENTRIES_PER_PAGE) as usize])
+}
+
 /// Where byte `within` of a block lies that is of one kind.
-fn place(block: Block, within: u64) -> Place {
+fn place(block: Block, within: u64) -> Place<Infallible> {
     match block {
         Block::Zero => Place::Zero,
         Block::Inherited => Place::Inherited,

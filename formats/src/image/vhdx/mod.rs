@@ -26,7 +26,7 @@ mod write;
 pub(super) use write::write;
 
 use super::chain::{Identity, Opened, Surroundings};
-use super::mapped::{Extent, Map, MappedDisk, Unit};
+use super::mapped::MappedDisk;
 use super::source::Source;
 use super::{Format, Refusal};
 use crate::ReadError;
@@ -38,12 +38,6 @@ use regions::Regions;
 pub(super) const MAGIC: &[u8] = b"vhdxfile";
 
 const MIB: u64 = 1 << 20;
-
-/// A VHDX disk: its blocks' places.
-#[derive(Debug)]
-struct VhdxMap {
-    bat: Bat,
-}
 
 pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened, Refusal> {
     let header = Header::load(&file)?;
@@ -57,32 +51,9 @@ pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened
         }
         None => None,
     };
-    let bat = Bat::new(metadata, regions, around.memory)?;
+    let bat = Bat::new(metadata, regions, &around.memory.cache)?;
     let identity = Some(Identity::Uuid(header.data_write.0));
-    Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, VhdxMap { bat }, parent, around.memory)) })
-}
-
-impl Map for VhdxMap {
-    fn size_bytes(&self) -> u64 {
-        self.bat.size_bytes()
-    }
-
-    fn unit_bytes(&self) -> u64 {
-        self.bat.block_bytes()
-    }
-
-    /// Fixed images are mostly holes, as QEMU makes them, and so are blocks that nobody filled.
-    fn looks_for_holes(&self) -> bool {
-        true
-    }
-
-    fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
-        self.bat.extent(file, offset, most)
-    }
-
-    fn unpack(&self, _file: &Source, unit: Unit, _content: &mut [u8]) -> Result<(), ReadError> {
-        unreachable!("no block of a VHDX is compressed, and so is {unit:?} not")
-    }
+    Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, bat, parent)) })
 }
 
 fn corrupt(offset: u64, field: &'static str, found: String, wanted: &'static str) -> ReadError {

@@ -95,7 +95,7 @@ struct Assembly<'a> {
     /// whoever hands it over may have to open it, or to hash all of it.
     known: HashMap<String, Source>,
     parent: Option<Arc<dyn Disk>>,
-    /// How many there will be, which share the memory for caches.
+    /// How many there will be.
     extents: usize,
     /// Of all sparse extents so far; they are kept in memory.
     directory_bytes: u64,
@@ -187,7 +187,7 @@ impl Assembly<'_> {
         let parent =
             self.parent.as_ref().and_then(|parent| DiskWindow::new(parent, start, header.size_bytes()));
         let parent = parent.map(|parent| Box::new(parent) as Box<dyn Disk>);
-        Ok(Box::new(sparse_disk(file, header, parent, self.memory, self.extents as u64)?))
+        Ok(Box::new(sparse_disk(file, header, parent, self.memory)?))
     }
 }
 

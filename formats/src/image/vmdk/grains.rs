@@ -9,16 +9,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::super::Refusal;
-use super::super::cache::SlotCache;
-use super::super::mapped::{Extent, Place, Unit};
+use super::super::mapped::{Extent, Place};
+use super::super::read_cache::{ReadCache, Section};
 use super::super::source::Source;
+use super::super::unpack::Unit;
 use super::header::{ENTRIES_PER_TABLE, Header};
 use super::{SECTOR, corrupt, malformed};
 use crate::ReadError;
 
 const TABLE_BYTES: u64 = ENTRIES_PER_TABLE * 4;
-/// For one disk, however many extents it has.
-pub(super) const TABLE_CACHE_BYTES: u64 = 8 << 20;
 const DIRECTORY_PIECE_BYTES: usize = 64 << 10;
 
 /// A grain table entry for a grain of zeros, where the header's flags allow it.
@@ -33,12 +32,11 @@ pub(super) struct Grains {
     header: Header,
     /// Sectors of the grain tables, 0 where there is none. Each table lies in the file, past the header.
     directory: Vec<u32>,
-    /// By index in the directory.
-    tables: SlotCache<[u32]>,
+    tables: Section,
 }
 
 impl Grains {
-    pub(super) fn load(file: &Source, header: Header, table_cache_bytes: u64) -> Result<Self, Refusal> {
+    pub(super) fn load(file: &Source, header: Header, cache: &ReadCache) -> Result<Self, Refusal> {
         let Range { start, end } = header.directory;
         let count = (end - start) / 4;
         let mut directory = Vec::with_capacity(count as usize);
@@ -54,8 +52,7 @@ impl Grains {
             }
             at += piece_bytes as u64;
         }
-        let tables = SlotCache::new(table_cache_bytes, TABLE_BYTES, count);
-        Ok(Grains { header, directory, tables })
+        Ok(Grains { header, directory, tables: cache.section() })
     }
 
     pub(super) fn header(&self) -> &Header {
@@ -64,7 +61,7 @@ impl Grains {
 
     /// As [`Map::extent`](super::super::mapped::Map::extent). An extent ends where its grain table
     /// does, unless there is none.
-    pub(super) fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
+    pub(super) fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent<Unit>, ReadError> {
         let per_table = self.header.bytes_per_table();
         let number = offset / per_table;
         if self.directory[number as usize] == 0 {
@@ -105,23 +102,25 @@ impl Grains {
         Ok(Unit { offset: grain.offset + MARKER_BYTES, len, ..grain })
     }
 
-    fn table(&self, file: &Source, number: u64) -> Result<Arc<[u32]>, ReadError> {
-        self.tables.get_or_load(number, || {
-            let mut table = [0; TABLE_BYTES as usize];
-            file.read(u64::from(self.directory[number as usize]) * SECTOR, &mut table)?;
-            Ok(entries(&table).collect())
-        })
+    fn table(&self, file: &Source, number: u64) -> Result<Arc<Box<[u8]>>, ReadError> {
+        self.tables.read(file, u64::from(self.directory[number as usize]) * SECTOR, TABLE_BYTES)
     }
 
     /// The extent from `offset` to the end of its grain.
-    fn grain(&self, file: &Source, number: u64, table: &[u32], offset: u64) -> Result<Extent, ReadError> {
+    fn grain(
+        &self,
+        file: &Source,
+        number: u64,
+        table: &[u8],
+        offset: u64,
+    ) -> Result<Extent<Unit>, ReadError> {
         let grain_bytes = self.header.grain_bytes();
         let index = offset / grain_bytes;
         let within = offset % grain_bytes;
         let visible = grain_bytes.min(self.header.size_bytes() - index * grain_bytes);
         let len = visible - within;
         let in_table = index % ENTRIES_PER_TABLE;
-        let entry = table[in_table as usize];
+        let entry = u32::from_le_bytes(table.as_chunks().0[in_table as usize]);
         match entry {
             0 => return Ok(Extent { len, place: Place::Inherited }),
             ZERO_GRAIN if self.header.has_zero_grains => return Ok(Extent { len, place: Place::Zero }),

@@ -28,8 +28,9 @@ use std::ops::Range;
 
 use super::chain::{Memory, Opened, Surroundings};
 use super::decompress::{Codec, Decompressed, Decompressor};
-use super::mapped::{Extent, Map, MappedDisk, Unit};
+use super::mapped::{Extent, Map, MappedDisk};
 use super::source::Source;
+use super::unpack::{Unit, Units};
 use super::{Format, Refusal};
 use crate::{Disk, ReadError};
 use descriptor::Descriptor;
@@ -47,6 +48,7 @@ const SECTOR: u64 = 512;
 #[derive(Debug)]
 pub(super) struct VmdkMap {
     grains: Grains,
+    units: Units,
     decompressor: Decompressor,
 }
 
@@ -70,45 +72,50 @@ pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened
     let descriptor = Descriptor::parse(&text, start)?;
     let sectors = descriptor.check_embedded(&header)?;
     let parent = descriptor.take_parent(around)?.map(|parent| parent.disk);
-    let disk = sparse_disk(file, header.with_size(sectors), parent, around.memory, 1)?;
+    let disk = sparse_disk(file, header.with_size(sectors), parent, around.memory)?;
     Ok(Opened { identity: descriptor.identity(), ..Opened::new(disk) })
 }
 
-/// The disk in one sparse extent, of so many that the whole disk has.
+/// The disk in one sparse extent.
 fn sparse_disk(
     file: Source,
     header: Header,
     parent: Option<Box<dyn Disk>>,
     memory: &Memory,
-    extents: u64,
 ) -> Result<MappedDisk<VmdkMap>, Refusal> {
     memory.take_tables(header.directory.end - header.directory.start)?;
-    let table_cache_bytes = memory.cache_bytes(grains::TABLE_CACHE_BYTES) / extents;
-    let grains = Grains::load(&file, header, table_cache_bytes)?;
-    let decompressor = Decompressor::new(Codec::Zlib);
-    Ok(MappedDisk::new(file, VmdkMap { grains, decompressor }, parent, memory))
+    let units = Units::new(header.grain_bytes(), &memory.cache);
+    let decompressor = Decompressor::new(Codec::Zlib, memory.cache.workbenches());
+    let grains = Grains::load(&file, header, &memory.cache)?;
+    Ok(MappedDisk::new(file, VmdkMap { grains, units, decompressor }, parent))
 }
 
 impl Map for VmdkMap {
+    type Packed = Unit;
+
     fn size_bytes(&self) -> u64 {
         self.grains.header().size_bytes()
     }
 
-    fn unit_bytes(&self) -> u64 {
-        self.grains.header().grain_bytes()
-    }
-
-    fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent, ReadError> {
+    fn extent(&self, file: &Source, offset: u64, most: u64) -> Result<Extent<Unit>, ReadError> {
         self.grains.extent(file, offset, most)
     }
 
+    fn read_packed(&self, file: &Source, unit: Unit, within: u64, piece: &mut [u8]) -> Result<(), ReadError> {
+        self.units.read(unit, within, piece, |content| self.unpack(file, unit, content))
+    }
+}
+
+impl VmdkMap {
+    /// Decompresses a grain into `content`, which has the size of one.
     fn unpack(&self, file: &Source, unit: Unit, content: &mut [u8]) -> Result<(), ReadError> {
         let stream = self.grains.stream_of(file, unit)?;
         let read = |input: &mut [u8]| file.read(stream.offset, input);
-        let on_disk = self.size_bytes() - unit.index * self.unit_bytes();
+        let grain_bytes = self.grains.header().grain_bytes();
+        let on_disk = self.size_bytes() - unit.index * grain_bytes;
         let found = match self.decompressor.decompress(stream.len as usize, read, content)? {
             // The last grain may end where the disk does.
-            Ok(Decompressed { len, ended: true }) if len as u64 >= on_disk.min(self.unit_bytes()) => {
+            Ok(Decompressed { len, ended: true }) if len as u64 >= on_disk.min(grain_bytes) => {
                 return Ok(());
             }
             Ok(Decompressed { ended: false, .. }) => "without an end".to_owned(),

@@ -1,4 +1,4 @@
-//! What was fetched and decompressed lately, for several threads, in bounded memory.
+//! What was read and decompressed lately, for several threads, in bounded memory.
 //!
 //! The locks of the shards are held for a look-up only. Whoever finds a value missing makes it while
 //! holding that value's own lock, so others who want the same one wait for it, and nobody else does.
@@ -7,12 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-const SHARDS: usize = 8;
-
 /// Values by key; the least recently used go first.
 #[derive(Debug)]
-pub(super) struct Cache<K, V> {
-    shards: [Mutex<Shard<K, V>>; SHARDS],
+pub(crate) struct Cache<K, V> {
+    shards: Box<[Mutex<Shard<K, V>>]>,
     hasher: RandomState,
     shard_bytes: usize,
 }
@@ -35,17 +33,18 @@ struct Slot<V> {
 }
 
 impl<K: Copy + Eq + Hash, V> Cache<K, V> {
-    /// A cache of about `bytes` bytes of values. The one in use stays, however large it is.
-    pub(super) fn new(bytes: usize) -> Self {
+    /// A cache of about `bytes` bytes of values, in so many shards, of which each has its share. The one in use
+    /// stays, however large it is.
+    pub(crate) fn new(bytes: usize, shards: usize) -> Self {
         Self {
-            shards: std::array::from_fn(|_| Mutex::new(Shard::new())),
+            shards: (0..shards).map(|_| Mutex::new(Shard::new())).collect(),
             hasher: RandomState::new(),
-            shard_bytes: bytes / SHARDS,
+            shard_bytes: bytes / shards,
         }
     }
 
     /// The value of `key`, which takes `bytes`; made by `make` if it is not here.
-    pub(super) fn get<E>(
+    pub(crate) fn get<E>(
         &self,
         key: K,
         bytes: usize,
@@ -62,12 +61,18 @@ impl<K: Copy + Eq + Hash, V> Cache<K, V> {
     }
 
     /// Keeps the value of `key` no longer than those who use it do.
-    pub(super) fn forget(&self, key: &K) {
+    pub(crate) fn forget(&self, key: &K) {
         lock(self.shard(key)).remove(key);
     }
 
+    /// What its values take.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).bytes).sum()
+    }
+
     fn shard(&self, key: &K) -> &Mutex<Shard<K, V>> {
-        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
+        &self.shards[self.hasher.hash_one(key) as usize % self.shards.len()]
     }
 }
 
