@@ -399,13 +399,13 @@ fn check_size(blob: Blob, announced: Option<u64>) -> Result<(), Trouble> {
 
 /// What `Content-Range: bytes FIRST-LAST/SIZE` says; the size may be left open as `*`.
 #[derive(Debug, PartialEq, Eq)]
-struct ContentRange {
-    first: u64,
+pub(crate) struct ContentRange {
+    pub(crate) first: u64,
     last: u64,
     size: Option<u64>,
 }
 
-fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
+pub(crate) fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
     let (range, size) = headers.get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let size = if size == "*" { None } else { Some(size.parse().ok()?) };

@@ -8,16 +8,17 @@
 //! version 2, schema 2, which has the same shape.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use appliance::manifest::MAX_BYTES;
 use appliance::{Blob, Digest, DigestError, Hasher, Reference, Version, media_type};
 use bytes::Bytes;
-use reqwest::header::ACCEPT;
+use reqwest::header::{ACCEPT, RANGE};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 
+use crate::fetch::content_range;
 use crate::progress::{Event, Plan};
 use crate::session::{Access, Call, Session};
 use crate::{Client, Progress, RequestError};
@@ -252,52 +253,105 @@ impl Fetch<'_> {
         Ok(body.to_vec())
     }
 
-    /// One layer, begun anew after each failure.
+    /// One layer. After a failure it goes on where that was, if the registry can do that.
     async fn layer(self, layer: Blob) -> Result<File, FetchImageError> {
         let mut failures = self.session.failures();
+        let file = tempfile::tempfile_in(self.folder).map_err(|source| self.unwritten(source))?;
+        let mut arriving = Arriving { file, hasher: Hasher::new(layer.digest.algorithm()), bytes: 0 };
         self.progress.report(Event::Started { blob: layer, at_bytes: 0 });
-        loop {
-            match self.layer_once(layer).await {
+        while arriving.bytes < layer.size_bytes {
+            match self.attempt(layer, &mut arriving).await {
                 Err(FetchImageError::Request(error)) => {
-                    self.session.wait_or_give_up(&mut failures, error, 0, self.progress).await?;
-                    self.progress.report(Event::Resumed { blob: layer, at_bytes: 0 });
+                    let have = arriving.bytes;
+                    self.session.wait_or_give_up(&mut failures, error, have, self.progress).await?;
                 }
-                Err(error) => return Err(error),
-                Ok(file) => {
-                    self.progress.report(Event::Finished { blob: layer });
-                    return Ok(file);
-                }
+                attempt => attempt?,
+            }
+        }
+        match arriving.hasher.finish() {
+            found if found == layer.digest => {
+                self.progress.report(Event::Finished { blob: layer });
+                Ok(arriving.file)
+            }
+            found => {
+                let what = format!("blob {}", layer.digest);
+                Err(FetchImageError::WrongDigest { what, found, wanted: layer.digest })
             }
         }
     }
 
-    async fn layer_once(self, layer: Blob) -> Result<File, FetchImageError> {
-        let failed = |source| FetchImageError::Write { folder: self.folder.to_owned(), source };
+    /// One request for what has not arrived of a layer. What arrives is kept, however it ends.
+    async fn attempt(self, layer: Blob, arriving: &mut Arriving) -> Result<(), FetchImageError> {
         let what = format!("blob {}", layer.digest);
+        let (wanted, start) = (layer.size_bytes, arriving.bytes);
+        let statuses = [StatusCode::OK, StatusCode::PARTIAL_CONTENT, StatusCode::RANGE_NOT_SATISFIABLE];
         let url = self.session.blob_url(&layer.digest);
-        let call = Call::new(Method::GET, url, &what, &[StatusCode::OK]);
+        let mut call = Call::new(Method::GET, url, &what, &statuses[..1]);
+        if start > 0 {
+            call = call.header(RANGE, &format!("bytes={start}-{}", wanted - 1));
+            call.wanted = &statuses;
+        }
         let mut response = self.session.send_once(&call).await?;
-        let mut file = tempfile::tempfile_in(self.folder).map_err(failed)?;
-        let mut hasher = Hasher::new(layer.digest.algorithm());
-        let mut at = 0;
-        while let Some(piece) = self.session.piece(&mut response).await? {
-            let bytes = piece.len() as u64;
-            at += bytes;
-            if at > layer.size_bytes {
-                let (found, wanted) = (format!("more than {} bytes", layer.size_bytes), "what it promised");
+        let goes_on = response.status() == StatusCode::PARTIAL_CONTENT
+            && content_range(response.headers()).is_some_and(|range| range.first == start);
+        if start > 0 && !goes_on {
+            arriving.restart(layer).map_err(|source| self.unwritten(source))?;
+            self.progress.report(Event::Resumed { blob: layer, at_bytes: 0 });
+        }
+        let announced = response.content_length().filter(|_| !goes_on);
+        match (response.status(), announced) {
+            (StatusCode::OK, Some(announced)) if announced != wanted => {
+                let (found, wanted) = (format!("{announced} bytes"), format!("{wanted}, as promised"));
                 return Err(RequestError::protocol(&what, found, wanted).into());
             }
-            hasher.update(&piece);
-            file.write_all(&piece).map_err(failed)?;
+            (status, _) if !goes_on && status != StatusCode::OK => {
+                // This registry cannot go on in the middle; the next attempt begins anew.
+                return Err(RequestError::Short { what, found: 0, wanted }.into());
+            }
+            _ => {}
+        }
+        while let Some(piece) = self.session.piece(&mut response).await? {
+            let bytes = piece.len() as u64;
+            if bytes > wanted - arriving.bytes {
+                let (found, wanted) = (format!("more than {wanted} bytes"), "what it promised");
+                return Err(RequestError::protocol(&what, found, wanted).into());
+            }
+            arriving.append(&piece).map_err(|source| self.unwritten(source))?;
             self.progress.report(Event::Moved { blob: layer, bytes });
         }
-        if at < layer.size_bytes {
-            return Err(RequestError::Short { what, found: at, wanted: layer.size_bytes }.into());
+        match arriving.bytes {
+            found if found < wanted => Err(RequestError::Short { what, found, wanted }.into()),
+            _ => Ok(()),
         }
-        match hasher.finish() {
-            found if found == layer.digest => Ok(file),
-            found => Err(FetchImageError::WrongDigest { what, found, wanted: layer.digest }),
-        }
+    }
+
+    fn unwritten(self, source: io::Error) -> FetchImageError {
+        FetchImageError::Write { folder: self.folder.to_owned(), source }
+    }
+}
+
+/// A layer of which some has arrived.
+#[derive(Debug)]
+struct Arriving {
+    file: File,
+    /// Of all that is in the file.
+    hasher: Hasher,
+    bytes: u64,
+}
+
+impl Arriving {
+    fn append(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.file.write_all(piece)?;
+        self.hasher.update(piece);
+        self.bytes += piece.len() as u64;
+        Ok(())
+    }
+
+    fn restart(&mut self, layer: Blob) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        (self.hasher, self.bytes) = (Hasher::new(layer.digest.algorithm()), 0);
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@
 mod disks;
 mod docker_registry;
 mod fake;
+mod image;
 mod login;
 mod pull;
 mod push;
