@@ -113,6 +113,7 @@ fn report(packed: &Packed, start: Instant) {
 }
 
 /// A bar for each disk in turn.
+#[derive(Debug)]
 pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
@@ -137,6 +138,10 @@ impl packer::Progress for Bar {
         }
         self.0.set_length(size_bytes);
         self.0.set_position(done_bytes);
+    }
+
+    fn prepared(&self, name: &str, done_bytes: u64, size_bytes: u64) {
+        self.packed(&text::plain(name), done_bytes, size_bytes);
     }
 }
 

@@ -159,6 +159,49 @@ fn only_regular_files_and_folders_are_members() {
     check(&[entry("d/", b'5', b"x"), end()], "tar: at byte 0, size is 1 for a folder; wanted 0");
 }
 
+/// Of a layer with this member and `disk/a`, the names that count, or what is told.
+#[track_caller]
+fn check_layer(member: Vec<u8>, want: &str) {
+    let archive = [member, file("disk/a", b"x"), end()].concat();
+    let members = Members::read_folder(&source_of(&archive), "disk");
+    let names = members.map(|members| members.iter().map(|m| m.name.clone()).collect::<Vec<_>>().join(" "));
+    assert_eq!(names.unwrap_or_else(|error| error.to_string()), want);
+}
+
+#[test]
+fn of_a_layer_one_folder_and_the_files_beside_it_count() {
+    check_layer(file("etc/passwd", b"x"), "disk/a");
+    check_layer(file("os-release", b"x"), "os-release disk/a");
+    check_layer(entry("bin", b'2', b""), "disk/a");
+    check_layer(entry("usr/bin/vi", b'1', b""), "disk/a");
+    check_layer(entry("dev/null", b'3', b""), "disk/a");
+    check_layer([entry("x", b'K', b"usr/long\0"), entry("bin", b'2', b"")].concat(), "disk/a");
+    check_layer([pax(&[("linkpath", "usr/bin")]), entry("bin", b'2', b"")].concat(), "disk/a");
+    check_layer([file("etc/a\\x2db", b""), file("etc/a\\x2db", b"")].concat(), "disk/a");
+    check_layer(file("disks/b", b"x"), "disk/a");
+    check_layer(entry("disk/", b'5', b""), "disk/a");
+    let refused =
+        |name, found| format!("tar: at byte 0, {name} is {found}; wanted regular files and folders only");
+    check_layer(entry("disk", b'2', b""), &refused("disk", "a symbolic link"));
+    check_layer(entry("/disk", b'2', b""), &refused("/disk", "a symbolic link"));
+    check_layer(entry("disk/b", b'1', b""), &refused("disk/b", "a hard link"));
+    check_layer(entry("disk/sub/b", b'3', b""), &refused("disk/sub/b", "a device"));
+    check_layer(entry("./disk//b", b'2', b""), &refused("./disk//b", "a symbolic link"));
+    check_layer(entry("usr/../disk", b'2', b""), &refused("usr/../disk", "a symbolic link"));
+    check_layer(entry("bin", b'2', b"x"), "tar: at byte 0, size is 1 for what is no file; wanted 0");
+    let name = |name| {
+        format!(
+            "tar: at byte 0, name is `{name}`; wanted a relative name without `.`, `..`, backslashes and control characters"
+        )
+    };
+    check_layer(file("/disk/b", b"x"), &name("/disk/b"));
+    check_layer(file("usr/../disk/b", b"x"), &name("usr/../disk/b"));
+    check_layer(file("disk/./b", b"x"), &name("disk/./b"));
+    let archive = [file("disk/a", b"1"), file("./disk/a", b"2"), end()].concat();
+    let error = Members::read_folder(&source_of(&archive), "disk").unwrap_err();
+    assert_eq!(error.to_string(), "tar: at byte 1024, disk/a is there again; wanted each member once");
+}
+
 #[test]
 fn each_name_is_there_once() {
     let again = |offset: u64| format!("tar: at byte {offset}, a is there again; wanted each member once");
@@ -303,6 +346,8 @@ fn there_are_not_too_many_members() {
     check(&archive, "tar: at byte 2097152, the archive has more than 4096 members");
     let archive: Vec<Vec<u8>> = (0..16385).map(|_| entry("d/", b'5', b"")).chain([end()]).collect();
     check(&archive, "tar: at byte 8388608, the archive has more than 16384 headers");
+    let layer: Vec<Vec<u8>> = (0..20_000).map(|n| file(&format!("usr/{n}"), b"")).chain([end()]).collect();
+    assert_eq!(Members::read_folder(&source_of(&layer.concat()), "disk").unwrap().iter().count(), 0);
 }
 
 /// What GNU tar makes of a folder, in each of its formats.
@@ -355,6 +400,7 @@ proptest! {
     #[test]
     fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
         _ = Members::read(&source_of(&bytes));
+        _ = Members::read_folder(&source_of(&bytes), "disk");
     }
 
     /// With the checksum made right, so that more than it is tried.

@@ -361,7 +361,7 @@ fn a_disk_without_a_byte_is_refused() {
 
 #[test]
 fn progress_ends_with_the_whole_disk() {
-    #[derive(Default)]
+    #[derive(Default, Debug)]
     struct Told(Mutex<Vec<(String, u64, u64)>>);
     impl Progress for Told {
         fn packed(&self, name: &str, done_bytes: u64, size_bytes: u64) {

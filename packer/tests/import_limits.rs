@@ -32,6 +32,7 @@ fn request<'a>(path: &'a Path, scratch: &'a Path) -> ImportRequest<'a> {
         configuration: None,
         max_disk_bytes: 1 << 40,
         scratch,
+        progress: &(),
     }
 }
 

@@ -85,6 +85,7 @@ pub(crate) fn run(context: &Context, args: &ImportArgs) -> Result<(), CommandErr
     args.reference.as_ref().map_or(Ok(()), check_tag)?;
     let store = context.store()?;
     let _hold = store.hold()?;
+    let bar = Bar::new();
     let request = ImportRequest {
         origin: Origin::Path(&args.file),
         image: args.image.options(),
@@ -92,15 +93,18 @@ pub(crate) fn run(context: &Context, args: &ImportArgs) -> Result<(), CommandErr
         configuration: args.configuration.as_deref(),
         max_disk_bytes: args.image.max_size_bytes(),
         scratch: &store.root().join("tmp"),
+        progress: &bar,
     };
     let imported = match registry_name(&args.file)? {
-        None => import(&request)?,
+        None => import(&request),
         Some(reference) => {
             let image = fetch(&reference, args, &request)?;
             let origin = Origin::Container { name: &reference.to_string(), image: &image };
-            import(&ImportRequest { origin, ..request })?
+            import(&ImportRequest { origin, ..request })
         }
     };
+    bar.finish();
+    let imported = imported?;
     show(&imported, &args.file);
     let mut result = json!({
         "kind": imported.kind.describe(),

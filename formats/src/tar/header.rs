@@ -57,8 +57,10 @@ pub(super) enum Kind {
     Extended,
     /// PAX: its content is records about all members from here on.
     Global,
-    /// A link of the kind that is named, with its article.
-    Link(&'static str),
+    /// GNU's: its content is where the next member, a link, leads.
+    LongLink,
+    /// Neither file nor folder but what is named, with its article.
+    Special(&'static str),
 }
 
 impl Header {
@@ -108,12 +110,12 @@ fn kind(offset: u64, kind: u8, name: &str) -> Result<Kind, TarError> {
         b'L' => return Ok(Kind::LongName),
         b'x' => return Ok(Kind::Extended),
         b'g' => return Ok(Kind::Global),
-        b'1' => return Ok(Kind::Link("a hard link")),
-        b'2' => return Ok(Kind::Link("a symbolic link")),
-        b'3' | b'4' => "a device",
-        b'6' => "a pipe",
+        b'K' => return Ok(Kind::LongLink),
+        b'1' => return Ok(Kind::Special("a hard link")),
+        b'2' => return Ok(Kind::Special("a symbolic link")),
+        b'3' | b'4' => return Ok(Kind::Special("a device")),
+        b'6' => return Ok(Kind::Special("a pipe")),
         b'S' => "a sparse file",
-        b'K' => "the long name of a link",
         b'M' => "the rest of a file from another archive",
         _ => "of a kind that is not known here",
     };

@@ -30,16 +30,49 @@ use crate::image::{Parts, Source};
 const MOST_MEMBERS: usize = 4096;
 /// Headers of any kind in one archive.
 const MOST_HEADERS: usize = 4 * MOST_MEMBERS;
+/// Headers in an archive of which one folder counts: the others take time, but no memory.
+const MOST_HEADERS_PASSED: usize = 1 << 18;
 /// A long name or an extended header.
 const MOST_EXTENDED_BYTES: u64 = 64 << 10;
 /// Zeros behind the end. Tape records of 20 blocks are usual.
 const MOST_PADDING_BYTES: u64 = 1 << 20;
 
-/// What becomes of links in an archive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Links {
-    Refused,
-    PassedOver,
+/// What of an archive counts.
+#[derive(Debug, Clone, Copy)]
+enum Scope<'a> {
+    /// All of it, and so nothing but files and folders may be in it.
+    Everything,
+    /// Everything but links and devices.
+    AllButLinks,
+    /// What is in this folder, and the files beside it.
+    Folder(&'a str),
+}
+
+impl Scope<'_> {
+    /// Whether nothing of a member of this name and kind counts.
+    fn passes_over(self, name: &str, kind: Kind) -> bool {
+        let is_special = matches!(kind, Kind::Special(_));
+        let Self::Folder(folder) = self else { return is_special && matches!(self, Self::AllButLinks) };
+        // However it is spelt.
+        let mut parts = name.split('/').filter(|part| !matches!(*part, "" | "."));
+        if parts.clone().any(|part| part == "..") {
+            return false;
+        }
+        match (parts.next(), parts.next()) {
+            (Some(first), _) if first == folder => false,
+            (_, Some(_)) => true,
+            (_, None) => is_special,
+        }
+    }
+
+    /// Whether there may be links that do not count.
+    fn has_links(self) -> bool {
+        !matches!(self, Self::Everything)
+    }
+
+    fn most_headers(self) -> usize {
+        if matches!(self, Self::Folder(_)) { MOST_HEADERS_PASSED } else { MOST_HEADERS }
+    }
 }
 
 /// The regular files of an archive.
@@ -125,49 +158,67 @@ impl Members {
     ///
     /// [`TarError`], naming the field, where it lies, what it holds and what could stand there.
     pub fn read(source: &Source) -> Result<Self, TarError> {
-        Self::read_with(source, Links::Refused)
+        Self::read_with(source, Scope::Everything)
     }
 
-    /// As [`Members::read`], with links passed over: they are no members, and nothing is read by way of them. For
-    /// archives that have some beside what counts, as those of `docker save` do.
+    /// As [`Members::read`], with links and devices passed over: they are no members, and nothing is read by way of them.
+    /// For archives that have some beside what counts, as those of `docker save` do.
     ///
     /// # Errors
     ///
     /// As [`Members::read`].
     pub fn read_past_links(source: &Source) -> Result<Self, TarError> {
-        Self::read_with(source, Links::PassedOver)
+        Self::read_with(source, Scope::AllButLinks)
     }
 
-    fn read_with(source: &Source, links: Links) -> Result<Self, TarError> {
+    /// As [`Members::read`], of an archive of which only the files in `folder`, and those beside it, count: a layer of a
+    /// container image, which may be a whole system. Neither may be a link; anything elsewhere is passed over.
+    ///
+    /// # Errors
+    ///
+    /// As [`Members::read`].
+    pub fn read_folder(source: &Source, folder: &str) -> Result<Self, TarError> {
+        Self::read_with(source, Scope::Folder(folder))
+    }
+
+    fn read_with(source: &Source, scope: Scope<'_>) -> Result<Self, TarError> {
         let mut members = Members { source: source.clone(), members: Vec::new(), places: HashMap::new() };
         let mut offset = 0;
         let mut headers = 0;
         let mut extended = Extended::default();
         while let Some(header) = Header::read(source, offset)? {
-            if headers == MOST_HEADERS {
-                return Err(TarError::TooMany { offset, what: "headers", most: MOST_HEADERS });
+            let most = scope.most_headers();
+            if headers == most {
+                return Err(TarError::TooMany { offset, what: "headers", most });
             }
             headers += 1;
             let content = offset + BLOCK;
             let mut size_bytes = header.size_bytes;
             match header.kind {
                 Kind::LongName => extended.add_long_name(offset, &extension(source, &header)?)?,
-                Kind::Extended => extended.add_records(offset, &extension(source, &header)?)?,
-                Kind::Global => pax::check_global(offset, &extension(source, &header)?)?,
-                Kind::Link(found) => {
-                    let name = std::mem::take(&mut extended).name(&header)?;
-                    if links == Links::Refused {
-                        return Err(TarError::Refused { offset, name, found });
-                    }
-                    if size_bytes != 0 {
-                        return Err(malformed(offset, "size", &format!("{size_bytes} for a link"), "0"));
-                    }
+                Kind::LongLink if scope.has_links() => drop(extension(source, &header)?),
+                Kind::LongLink => {
+                    let found = "the long name of a link";
+                    return Err(TarError::Refused { offset, name: header.name, found });
                 }
-                Kind::Folder | Kind::File => {
+                Kind::Extended => {
+                    let content = extension(source, &header)?;
+                    extended.add_records(offset, &content, scope.has_links())?;
+                }
+                Kind::Global => pax::check_global(offset, &extension(source, &header)?)?,
+                kind @ (Kind::Special(_) | Kind::Folder | Kind::File) => {
                     let own = std::mem::take(&mut extended);
                     let name = own.name(&header)?;
                     size_bytes = own.size_bytes(&header)?;
-                    members.add(&header, &name, content, size_bytes)?;
+                    match kind {
+                        Kind::Special(_) if scope.passes_over(&name, kind) && size_bytes != 0 => {
+                            let found = format!("{size_bytes} for what is no file");
+                            return Err(malformed(offset, "size", &found, "0"));
+                        }
+                        _ if scope.passes_over(&name, kind) => {}
+                        Kind::Special(found) => return Err(TarError::Refused { offset, name, found }),
+                        _ => members.add(&header, &name, content, size_bytes)?,
+                    }
                 }
             }
             offset = next_header(source, &header, size_bytes)?;

@@ -45,8 +45,13 @@ impl Extended {
         }
     }
 
-    /// Takes PAX records.
-    pub(super) fn add_records(&mut self, offset: u64, content: &[u8]) -> Result<(), TarError> {
+    /// Takes PAX records; `has_links` says whether one may be about where a link leads.
+    pub(super) fn add_records(
+        &mut self,
+        offset: u64,
+        content: &[u8],
+        has_links: bool,
+    ) -> Result<(), TarError> {
         if std::mem::replace(&mut self.has_records, true) {
             return Err(malformed(offset, "extended header", "there twice for one member", "it once"));
         }
@@ -66,6 +71,7 @@ impl Extended {
                         return Err(malformed(offset, "size", "there twice", "it once"));
                     }
                 }
+                "linkpath" if has_links => {}
                 _ => check_harmless(offset, key, value)?,
             }
         }

@@ -26,6 +26,7 @@ mod workers;
 
 pub use base::{Base, BaseError};
 
+use std::fmt::Debug;
 use std::num::NonZero;
 use std::{io, thread};
 
@@ -96,9 +97,13 @@ pub struct Statistics {
 }
 
 /// Is told how far the packing has come.
-pub trait Progress: Sync {
+pub trait Progress: Debug + Sync {
     /// `done_bytes` of the disk `name`, which has `size_bytes`, have been read.
     fn packed(&self, name: &str, done_bytes: u64, size_bytes: u64);
+
+    /// `done_bytes` of the file `name`, which has `size_bytes`, have been read to check or to unpack it. Only an import
+    /// does that. The name is as it stands in a stranger's file.
+    fn prepared(&self, _name: &str, _done_bytes: u64, _size_bytes: u64) {}
 }
 
 /// For those who do not want to know.

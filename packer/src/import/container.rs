@@ -1,7 +1,8 @@
 //! KubeVirt's containerDisks: container images whose only content is a disk.
 //!
 //! The disk is the one file in the folder `disk` of the image, or else the one file at its root; a later layer's file
-//! takes the place of an earlier one's of the same name. It is raw or qcow2, and nothing stands behind it.
+//! takes the place of an earlier one's of the same name, and its whiteouts take away what earlier ones have. It is raw or
+//! qcow2, and nothing stands behind it. What else there is in the layers, links among it, is passed over.
 //!
 //! Images come out of archives here (an OCI image layout, or what `docker save` writes), or from whoever has fetched
 //! their layers.
@@ -11,7 +12,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
 
 use appliance::{Arch, Devices, Digest};
 use formats::image::{self as images, Format, Source};
@@ -19,11 +19,16 @@ use formats::tar::Members;
 use serde::Deserialize;
 
 use super::draft::{Assumed, Draft, DraftImage, NamedSource};
-use super::unpack::{Packing, unpack};
+use super::unpack::{Packing, Room, unpack};
 use super::{Import, ImportError, ImportRequest, Kind, archive, image};
+use crate::Progress;
 
 /// The folder that the disk is in.
-const FOLDER: &str = "disk/";
+const FOLDER: &str = "disk";
+/// What the name of a file begins with that takes another one away.
+const WHITEOUT: &str = ".wh.";
+/// The file that takes everything away that earlier layers have in its folder.
+const OPAQUE: &str = ".wh..wh..opq";
 const OCI_INDEX: &str = "index.json";
 const DOCKER_MANIFEST: &str = "manifest.json";
 /// Indexes that lead to one another.
@@ -108,7 +113,7 @@ pub(super) fn is_saved_by_docker(members: &Members) -> bool {
 /// The one image in an archive.
 pub(super) fn of_archive(members: &Members, request: &ImportRequest<'_>) -> Result<Import, ImportError> {
     let image = match archive::small(members, OCI_INDEX)? {
-        Some(index) => of_layout(members, index, request)?,
+        Some(index) => Layout { members, progress: request.progress }.image(index, request)?,
         None => of_docker(members)?,
     };
     import(&image, request)
@@ -117,7 +122,7 @@ pub(super) fn of_archive(members: &Members, request: &ImportRequest<'_>) -> Resu
 /// The machine whose disk is in `image`.
 pub(super) fn import(image: &ContainerImage, request: &ImportRequest<'_>) -> Result<Import, ImportError> {
     let config: Config = parse("the image's config", &image.config)?;
-    let (name, source) = disk(image, request.max_disk_bytes, request.scratch)?;
+    let (name, source) = disk(image, request.room())?;
     let format = images::detect(&source).map_err(|reason| ImportError::image(&name, reason))?;
     if !matches!(format, Format::Raw | Format::Qcow2) {
         return Err(ImportError::ContainerFormat { name, found: format });
@@ -136,10 +141,10 @@ pub(super) fn import(image: &ContainerImage, request: &ImportRequest<'_>) -> Res
 }
 
 /// The disk in an image, with its name.
-fn disk(image: &ContainerImage, most: u64, scratch: &Path) -> Result<(String, Source), ImportError> {
+fn disk(image: &ContainerImage, room: Room<'_>) -> Result<(String, Source), ImportError> {
     let mut files: BTreeMap<String, Source> = BTreeMap::new();
     // One layer may be named 128 times, and each would be unpacked.
-    let mut left = most;
+    let mut left = room.most_bytes;
     for (n, layer) in image.layers.iter().enumerate() {
         let name = format!("layer {}", n + 1);
         let mut start = [0; 4];
@@ -148,16 +153,22 @@ fn disk(image: &ContainerImage, most: u64, scratch: &Path) -> Result<(String, So
         read.map_err(|source| ImportError::Member { name: name.clone(), source })?;
         let layer = match Packing::detect(&start) {
             Some(packing) => {
-                let unpacked = unpack((layer, &name), packing, left, scratch)?;
+                let unpacked = unpack((layer, &name), packing, Room { most_bytes: left, ..room })?;
                 left -= unpacked.size_bytes();
                 unpacked
             }
             None => layer.clone(),
         };
-        let members = Members::read(&layer).map_err(|source| ImportError::Archive { name, source })?;
-        files.extend(members.iter().map(|member| (member.name.clone(), members.source(member))));
+        let members =
+            Members::read_folder(&layer, FOLDER).map_err(|source| ImportError::Archive { name, source })?;
+        let (whiteouts, added): (Vec<_>, Vec<_>) =
+            members.iter().partition(|member| split(&member.name).1.starts_with(WHITEOUT));
+        for whiteout in whiteouts {
+            files.retain(|name, _| !takes_away(&whiteout.name, name));
+        }
+        files.extend(added.into_iter().map(|member| (member.name.clone(), members.source(member))));
     }
-    let in_folder: Vec<_> = files.iter().filter(|(name, _)| name.starts_with(FOLDER)).collect();
+    let in_folder: Vec<_> = files.iter().filter(|(name, _)| name.contains('/')).collect();
     let at_root: Vec<_> = files.iter().filter(|(name, _)| !name.contains('/')).collect();
     match (&*in_folder, &*at_root) {
         ([(name, disk)], _) | ([], [(name, disk)]) => Ok(((*name).clone(), (*disk).clone())),
@@ -169,27 +180,79 @@ fn disk(image: &ContainerImage, most: u64, scratch: &Path) -> Result<(String, So
     }
 }
 
-/// The image in an OCI image layout.
-fn of_layout(
-    members: &Members,
-    index: Vec<u8>,
-    request: &ImportRequest<'_>,
-) -> Result<ContainerImage, ImportError> {
-    let wanted = request.wishes.arch.unwrap_or(Arch::Amd64).as_str();
-    let mut bytes = index;
-    for _ in 0..MAX_DEPTH {
-        let document: Document = parse("an index or manifest of the image", &bytes)?;
-        if let Some(manifests) = document.manifests {
-            bytes = small_blob(members, select(&manifests, wanted)?)?;
-            continue;
+/// Whether the file `whiteout` of a layer takes away the file `name` of an earlier one.
+fn takes_away(whiteout: &str, name: &str) -> bool {
+    let (folder, file) = split(whiteout);
+    let Some(rest) = name.strip_prefix(folder) else { return false };
+    let taken = file.strip_prefix(WHITEOUT).and_then(|taken| rest.strip_prefix(taken));
+    file == OPAQUE || taken.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The folders of a name, with the slash behind them, and the file.
+fn split(name: &str) -> (&str, &str) {
+    name.split_at(name.rfind('/').map_or(0, |slash| slash + 1))
+}
+
+/// An OCI image layout.
+#[derive(Clone, Copy)]
+struct Layout<'a> {
+    members: &'a Members,
+    progress: &'a dyn Progress,
+}
+
+impl Layout<'_> {
+    /// The one image that `index` leads to.
+    fn image(self, index: Vec<u8>, request: &ImportRequest<'_>) -> Result<ContainerImage, ImportError> {
+        let wanted = request.wishes.arch.unwrap_or(Arch::Amd64).as_str();
+        let mut bytes = index;
+        for _ in 0..MAX_DEPTH {
+            let document: Document = parse("an index or manifest of the image", &bytes)?;
+            if let Some(manifests) = document.manifests {
+                bytes = self.small_blob(select(&manifests, wanted)?)?;
+                continue;
+            }
+            let (Some(config), layers) = (document.config, document.layers.unwrap_or_default()) else {
+                break;
+            };
+            let config = self.small_blob(&config)?;
+            check_count(layers.len())?;
+            let layers = layers.iter().map(|layer| self.blob(layer)).collect::<Result<_, _>>()?;
+            return Ok(ContainerImage { config, layers });
         }
-        let (Some(config), layers) = (document.config, document.layers.unwrap_or_default()) else { break };
-        let config = small_blob(members, &config)?;
-        check_count(layers.len())?;
-        let layers = layers.iter().map(|layer| blob(members, layer)).collect::<Result<_, _>>()?;
-        return Ok(ContainerImage { config, layers });
+        Err(ImportError::NoImage)
     }
-    Err(ImportError::NoImage)
+
+    fn small_blob(self, descriptor: &Descriptor) -> Result<Vec<u8>, ImportError> {
+        archive::read_whole(&self.blob(descriptor)?, &descriptor.digest)
+    }
+
+    /// A blob, which has the digest and the size that its descriptor says.
+    fn blob(self, descriptor: &Descriptor) -> Result<Source, ImportError> {
+        let wanted: Digest = descriptor
+            .digest
+            .parse()
+            .map_err(|source| ImportError::BadDigest { found: descriptor.digest.clone(), source })?;
+        let name = format!("blobs/{}/{}", wanted.algorithm().as_str(), wanted.hex());
+        let member =
+            self.members.get(&name).ok_or_else(|| ImportError::MissingFile { name: name.clone() })?;
+        let source = self.members.source(member);
+        let mut hasher = appliance::Hasher::new(wanted.algorithm());
+        let mut piece = vec![0; 1 << 20];
+        let mut at = 0;
+        while at < source.size_bytes() {
+            let len = (source.size_bytes() - at).min(piece.len() as u64) as usize;
+            let read = source.read_exact_at(&mut piece[..len], at);
+            read.map_err(|source| ImportError::Member { name: name.clone(), source })?;
+            hasher.update(&piece[..len]);
+            at += len as u64;
+            self.progress.prepared(&name, at, source.size_bytes());
+        }
+        let found = hasher.finish();
+        if found != wanted || source.size_bytes() != descriptor.size {
+            return Err(ImportError::WrongDigest { name, found, found_bytes: source.size_bytes() });
+        }
+        Ok(source)
+    }
 }
 
 /// The manifest for the wanted architecture; the only one, whatever it is for.
@@ -225,36 +288,28 @@ fn check_count(layers: usize) -> Result<(), ImportError> {
     }
 }
 
-fn small_blob(members: &Members, descriptor: &Descriptor) -> Result<Vec<u8>, ImportError> {
-    archive::read_whole(&blob(members, descriptor)?, &descriptor.digest)
-}
-
-/// A blob of a layout, which has the digest and the size that its descriptor says.
-fn blob(members: &Members, descriptor: &Descriptor) -> Result<Source, ImportError> {
-    let wanted: Digest = descriptor
-        .digest
-        .parse()
-        .map_err(|source| ImportError::BadDigest { found: descriptor.digest.clone(), source })?;
-    let name = format!("blobs/{}/{}", wanted.algorithm().as_str(), wanted.hex());
-    let member = members.get(&name).ok_or_else(|| ImportError::MissingFile { name: name.clone() })?;
-    let source = members.source(member);
-    let mut hasher = appliance::Hasher::new(wanted.algorithm());
-    let mut piece = vec![0; 1 << 20];
-    let mut at = 0;
-    while at < source.size_bytes() {
-        let len = (source.size_bytes() - at).min(piece.len() as u64) as usize;
-        let read = source.read_exact_at(&mut piece[..len], at);
-        read.map_err(|source| ImportError::Member { name: name.clone(), source })?;
-        hasher.update(&piece[..len]);
-        at += len as u64;
-    }
-    let found = hasher.finish();
-    if found != wanted || source.size_bytes() != descriptor.size {
-        return Err(ImportError::WrongDigest { name, found, found_bytes: source.size_bytes() });
-    }
-    Ok(source)
-}
-
 fn parse<'a, T: Deserialize<'a>>(name: &'static str, json: &'a [u8]) -> Result<T, ImportError> {
     serde_json::from_slice(json).map_err(|source| ImportError::Document { name, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whiteout_takes_away_what_it_names_and_what_is_in_it() {
+        for (whiteout, name, want) in [
+            ("disk/.wh.a", "disk/a", true),
+            ("disk/.wh.a", "disk/a/b", true),
+            ("disk/.wh.a", "disk/ab", false),
+            ("disk/.wh.a", "a", false),
+            (".wh.disk", "disk/a", true),
+            (".wh.disk", "disks", false),
+            ("disk/.wh..wh..opq", "disk/a", true),
+            ("disk/.wh..wh..opq", "a", false),
+            (".wh..wh..opq", "disk/a", true),
+        ] {
+            assert_eq!(takes_away(whiteout, name), want, "{whiteout} {name}");
+        }
+    }
 }

@@ -48,6 +48,19 @@ pub enum ImportError {
     /// A compressed file cannot be unpacked.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
+    /// A compressed disk is longer than the descriptor lets it be.
+    #[error(
+        "`{}` unpacks to more than {most} bytes; wanted an image of a disk of {capacity_bytes}, as the OVF says",
+        name.escape_debug()
+    )]
+    PastCapacity {
+        /// The file.
+        name: String,
+        /// The most that is unpacked of it.
+        most: u64,
+        /// The disk's size in the descriptor.
+        capacity_bytes: u64,
+    },
     /// The descriptor cannot be read.
     #[error("cannot read the OVF descriptor `{}`", name.escape_debug())]
     Ovf {

@@ -32,8 +32,8 @@ use std::path::{Path, PathBuf};
 use appliance::{Arch, Devices, Firmware};
 use formats::image::{Format, Source};
 
-use crate::Appliance;
 use crate::hull_toml::Remarks;
+use crate::{Appliance, Progress};
 
 pub use container::ContainerImage;
 pub(crate) use names::label;
@@ -41,8 +41,8 @@ pub(crate) use ovf::disk_drives;
 
 pub use error::ImportError;
 pub use notice::{Notice, What};
-use unpack::Packing;
 pub use unpack::UnpackError;
+use unpack::{Packing, Room};
 pub use write_folder::WriteFolderError;
 
 /// What is imported, and how.
@@ -60,6 +60,8 @@ pub struct ImportRequest<'a> {
     pub max_disk_bytes: u64,
     /// A folder for files without names, which are gone when they are closed.
     pub scratch: &'a Path,
+    /// Who is told how far checking and unpacking are.
+    pub progress: &'a dyn Progress,
 }
 
 /// Where it is that is imported.
@@ -180,8 +182,7 @@ fn import_file(path: &Path, request: &ImportRequest<'_>) -> Result<Import, Impor
         return folder::import(folder.unwrap_or(Path::new(".")), path.file_name(), request);
     }
     if Packing::detect(&start) == Some(Packing::Gzip) {
-        let unpacked =
-            unpack::unpack((&source, &name), Packing::Gzip, request.max_disk_bytes, request.scratch)?;
+        let unpacked = unpack::unpack((&source, &name), Packing::Gzip, request.room())?;
         return archive::import(&unpacked, &name, request);
     }
     image::import(source, &name, request)
@@ -196,6 +197,11 @@ fn start(source: &Source, name: &str) -> Result<Vec<u8>, ImportError> {
 }
 
 impl ImportRequest<'_> {
+    /// Where files are unpacked to.
+    fn room(&self) -> Room<'_> {
+        Room { folder: self.scratch, most_bytes: self.max_disk_bytes, progress: self.progress }
+    }
+
     /// What the appliance is called if nothing in it says so and nobody wishes it.
     fn default_name(&self) -> String {
         let name = match self.origin {

@@ -100,7 +100,21 @@ pub enum What {
         /// Whom it names, or its file.
         name: String,
     },
-    /// Files of the package that nothing refers to.
+    /// A file's size is not what the descriptor says; the file counts.
+    OtherFileSize {
+        /// The file's name in the descriptor.
+        file: String,
+        /// The size that the descriptor says, in bytes.
+        said_bytes: u64,
+        /// The size of the file, in bytes.
+        found_bytes: u64,
+    },
+    /// Files with a machine's firmware variables.
+    VariablesLeftOut {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// Files of the package that nothing here uses.
     FilesLeftOut {
         /// Their names.
         names: Vec<String>,
@@ -178,8 +192,18 @@ impl fmt::Display for What {
                 write!(f, "it is signed in the name of {}; that was not verified", quoted(name))
             }
             Self::FilesLeftOut { names } => {
-                write!(f, "files that nothing refers to: {}", list(names, names.len()))
+                write!(f, "files that nothing here uses: {}", list(names, names.len()))
             }
+            Self::OtherFileSize { file, said_bytes, found_bytes } => write!(
+                f,
+                "file {} has {found_bytes} bytes; the OVF says {said_bytes}, which the file overrules",
+                quoted(file)
+            ),
+            Self::VariablesLeftOut { names } => write!(
+                f,
+                "left out: firmware variables, {}; the machine starts with those that a new one has",
+                list(names, names.len())
+            ),
             Self::OwnPolicy => {
                 f.write_str("the OVF brings a policy of hull's, which holds; `hull inspect` shows it")
             }

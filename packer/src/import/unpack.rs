@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use flate2::bufread::MultiGzDecoder;
 use formats::image::Source;
 
+use crate::Progress;
+
 /// Read and written at a time; what is zero in all of such a piece becomes a hole.
 pub(super) const PIECE_BYTES: usize = 64 << 10;
 /// The largest window that a zstd frame may ask for, as a power of two: 8 MiB, what RFC 8878 asks readers to have.
@@ -23,6 +25,15 @@ const ZSTD_WINDOW_LOG: u32 = 23;
 pub(super) enum Packing {
     Gzip,
     Zstd,
+}
+
+/// Where files are unpacked to, and how large they may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room<'a> {
+    pub(super) folder: &'a Path,
+    pub(super) most_bytes: u64,
+    /// Is told how much of the packed file has been read.
+    pub(super) progress: &'a dyn Progress,
 }
 
 /// Why a compressed file is not unpacked.
@@ -68,7 +79,7 @@ impl Packing {
     }
 }
 
-/// Unpacks `source`, which messages call `name`, to a file without a name in the folder `scratch`.
+/// Unpacks `source`, which messages call `name`, to a file without a name.
 ///
 /// # Errors
 ///
@@ -76,13 +87,13 @@ impl Packing {
 pub(super) fn unpack(
     (source, name): (&Source, &str),
     packing: Packing,
-    most: u64,
-    scratch: &Path,
+    room: Room<'_>,
 ) -> Result<Source, UnpackError> {
-    let failed = |source| UnpackError::Write { folder: scratch.to_owned(), source };
+    let failed = |source| UnpackError::Write { folder: room.folder.to_owned(), source };
     let damaged = |source| UnpackError::Damaged { name: name.to_owned(), source };
-    let file = tempfile::tempfile_in(scratch).map_err(failed)?;
-    let packed = BufReader::with_capacity(PIECE_BYTES, Reader { source, at: 0 });
+    let file = tempfile::tempfile_in(room.folder).map_err(failed)?;
+    let reader = Reader { source, at: 0, name, progress: room.progress };
+    let packed = BufReader::with_capacity(PIECE_BYTES, reader);
     let mut unpacked: Box<dyn Read + '_> = match packing {
         Packing::Gzip => Box::new(MultiGzDecoder::new(packed)),
         Packing::Zstd => {
@@ -98,8 +109,8 @@ pub(super) fn unpack(
         if len == 0 {
             break;
         }
-        if len as u64 > most - at {
-            return Err(UnpackError::TooLarge { name: name.to_owned(), most });
+        if len as u64 > room.most_bytes - at {
+            return Err(UnpackError::TooLarge { name: name.to_owned(), most: room.most_bytes });
         }
         write_unless_zero(&file, &piece[..len], at).map_err(failed)?;
         at += len as u64;
@@ -131,9 +142,11 @@ fn fill(from: &mut dyn Read, piece: &mut [u8]) -> io::Result<usize> {
 }
 
 /// A source from its beginning to its end.
-pub(super) struct Reader<'a> {
-    pub(super) source: &'a Source,
-    pub(super) at: u64,
+struct Reader<'a> {
+    source: &'a Source,
+    at: u64,
+    name: &'a str,
+    progress: &'a dyn Progress,
 }
 
 impl Read for Reader<'_> {
@@ -142,6 +155,7 @@ impl Read for Reader<'_> {
         let len = buf.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
         self.source.read_exact_at(&mut buf[..len], self.at)?;
         self.at += len as u64;
+        self.progress.prepared(self.name, self.at, self.source.size_bytes());
         Ok(len)
     }
 }
@@ -169,7 +183,8 @@ mod tests {
     fn unpacked(packed: &[u8], most: u64) -> Result<Vec<u8>, String> {
         let folder = tempfile::tempdir().unwrap();
         let packing = Packing::detect(packed).unwrap();
-        let unpacked = unpack((&source(packed), "a.gz"), packing, most, folder.path());
+        let room = Room { folder: folder.path(), most_bytes: most, progress: &() };
+        let unpacked = unpack((&source(packed), "a.gz"), packing, room);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         let unpacked = unpacked.map_err(|error| error.to_string())?;
         let mut content = vec![0; unpacked.size_bytes() as usize];

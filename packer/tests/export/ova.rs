@@ -50,6 +50,7 @@ const FOREIGN: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 <vmw:Config ovf:required="false" vmw:key="cpuHotAddEnabled" vmw:value="true"/>
 </VirtualHardwareSection></VirtualSystem></Envelope>"#;
 
+#[derive(Debug)]
 struct Silent;
 
 impl Progress for Silent {
@@ -91,6 +92,7 @@ fn imported(path: &Path) -> Import {
         configuration: None,
         max_disk_bytes: DISK_BYTES,
         scratch: path.parent().unwrap(),
+        progress: &Silent,
     };
     import(&request).unwrap()
 }

@@ -11,7 +11,7 @@ use super::super::ImportError;
 use super::super::draft::{Assumed, Draft, DraftImage, DraftMachine};
 use super::super::names::Names;
 use super::super::notice::{Notice, What, quoted};
-use super::disks::Disks;
+use super::disks::{Disks, NVRAM};
 use super::networks::Networks;
 use super::properties;
 use crate::hull_toml::Subject;
@@ -239,7 +239,8 @@ fn left_out(system: &VirtualSystem) -> Vec<What> {
         what.push(What::DevicesLeftOut { devices });
     }
     let kept = |name, all: Vec<String>| What::kept_only(name, all);
-    let settings = hardware.settings.iter().map(|setting| format!("{}={}", setting.key, setting.value));
+    let settings = hardware.settings.iter().filter(|setting| setting.key != NVRAM);
+    let settings = settings.map(|setting| format!("{}={}", setting.key, setting.value));
     what.extend(kept("settings of VMware's", settings.collect()));
     let macs = hardware.nics.iter().filter_map(|nic| nic.mac);
     let macs = macs.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":"));

@@ -12,6 +12,7 @@ mod policy;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use appliance::Policy;
 use formats::image::{Parts, Source};
@@ -21,6 +22,7 @@ use super::draft::Draft;
 use super::names::{Names, label};
 use super::notice::{Notice, What};
 use super::{Import, ImportError, ImportRequest, Kind};
+use crate::Progress;
 use disks::Disks;
 use networks::Networks;
 
@@ -105,7 +107,7 @@ impl Drafted {
         package: &Package<'_>,
         request: &ImportRequest<'_>,
     ) -> Result<Import, ImportError> {
-        let parts = Referenced { package, names: self.referenced };
+        let parts = Referenced { package, names: self.referenced, progress: request.progress };
         self.draft.open(request, Some(&parts))
     }
 }
@@ -115,6 +117,7 @@ impl Drafted {
 struct Referenced<'a> {
     package: &'a Package<'a>,
     names: Vec<String>,
+    progress: &'a dyn Progress,
 }
 
 impl Parts for Referenced<'_> {
@@ -122,8 +125,14 @@ impl Parts for Referenced<'_> {
         if !self.names.iter().any(|other| other == name) {
             return Ok(None);
         }
-        self.package.check(name, &|_| ()).map_err(io::Error::other)?;
-        self.package.part(name)
+        let Some(part) = self.package.part(name)? else { return Ok(None) };
+        let done = AtomicU64::new(0);
+        let checked = self.package.check(name, &|bytes| {
+            let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            self.progress.prepared(name, done, part.size_bytes());
+        });
+        checked.map_err(io::Error::other)?;
+        Ok(Some(part))
     }
 }
 
