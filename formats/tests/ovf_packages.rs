@@ -239,11 +239,11 @@ fn files_in_chunks_are_put_together() {
     assert_eq!(open(&files, "gap", None, 3), missing("gap.000000000"));
     assert_eq!(
         open(&files[..2], "disk", None, 2),
-        Err("OVF: `disk.000000000` has 3 bytes; wanted 2, as ovf:chunkSize says".to_owned())
+        Err("OVF: `disk.000000000` has 3 bytes; wanted 2, as ovf:chunkSize and ovf:size say".to_owned())
     );
     assert_eq!(
         open(&files, "disk", None, 4),
-        Err("OVF: `disk.000000000` has 3 bytes; wanted 4, as ovf:chunkSize says".to_owned())
+        Err("OVF: `disk.000000000` has 3 bytes; wanted 4, as ovf:chunkSize and ovf:size say".to_owned())
     );
     let gap = [files[0], files[1], files[3]];
     assert_eq!(open(&gap, "disk", None, 3), missing("disk.000000001"));

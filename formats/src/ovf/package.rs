@@ -95,7 +95,7 @@ pub enum PackageError {
         name: String,
     },
     /// The parts of a file are not as long as the descriptor says.
-    #[error("OVF: {name} has {found} bytes; wanted {wanted}, as ovf:chunkSize says")]
+    #[error("OVF: {name} has {found} bytes; wanted {wanted}, as ovf:chunkSize and ovf:size say")]
     ChunkSize {
         /// The part's name.
         name: String,
@@ -301,9 +301,29 @@ impl<'a> Package<'a> {
                 }
             }
         }
+        if let (Some(_), Some(count)) = (reference.chunk_bytes, count) {
+            self.check_end(&names, count, chunk_name)?;
+        }
         check_chunks(reference, &file.names, &sources)?;
         file.source = Source::concat(sources);
         Ok(file)
+    }
+
+    /// Refuses a part behind the last one that there should be.
+    fn check_end(
+        &self,
+        names: &[Cow<'_, str>],
+        count: u64,
+        chunk_name: fn(&str, u64) -> String,
+    ) -> Result<(), PackageError> {
+        for name in names {
+            let name = chunk_name(name, count);
+            if let Some(more) = self.file(&name)? {
+                let found = more.size_bytes();
+                return Err(PackageError::ChunkSize { name: quoted(&name), found, wanted: 0 });
+            }
+        }
+        Ok(())
     }
 
     /// Refuses a part behind the first one that is missing.
@@ -400,13 +420,18 @@ impl Parts for Package<'_> {
     }
 }
 
-/// All chunks but the last are as long as the descriptor says, and the last is no longer.
+/// All chunks but the last are as long as the descriptor says. The last has the rest, or where the descriptor does not
+/// say how much that is, no more than the others.
 fn check_chunks(reference: &FileReference, names: &[String], sources: &[Source]) -> Result<(), PackageError> {
-    let Some(wanted) = reference.chunk_bytes else { return Ok(()) };
+    let Some(chunk_bytes) = reference.chunk_bytes else { return Ok(()) };
+    let last = sources.len().saturating_sub(1);
+    let before = chunk_bytes.saturating_mul(last as u64);
     for (index, (name, source)) in names.iter().zip(sources).enumerate() {
         let found = source.size_bytes();
-        let is_last = index + 1 == sources.len();
-        if found > wanted || (found < wanted && !is_last) {
+        let rest = reference.size_bytes.map(|bytes| bytes.saturating_sub(before));
+        let wanted = rest.filter(|_| index == last).unwrap_or(chunk_bytes);
+        let may_be_shorter = index == last && rest.is_none();
+        if found > wanted || (found < wanted && !may_be_shorter) {
             return Err(PackageError::ChunkSize { name: quoted(name), found, wanted });
         }
     }
