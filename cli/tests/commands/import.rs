@@ -14,7 +14,7 @@ use crate::support::{Done, Host, files, installed};
 
 /// The config of the appliance `reference`, without what hangs on its name and history.
 #[track_caller]
-fn config(host: &Host, reference: &str) -> Value {
+pub(crate) fn config(host: &Host, reference: &str) -> Value {
     let mut config = host.json(&format!("inspect --json {reference}"))["platforms"][0]["config"].take();
     config.as_object_mut().unwrap().remove("parent");
     config
@@ -22,13 +22,13 @@ fn config(host: &Host, reference: &str) -> Value {
 
 /// The digests of the disk indexes of the appliance `reference`.
 #[track_caller]
-fn disks(host: &Host, reference: &str) -> Value {
+pub(crate) fn disks(host: &Host, reference: &str) -> Value {
     host.json(&format!("inspect --json {reference}"))["platforms"][0]["disks"].take()
 }
 
 /// `file` is imported at once and by way of a folder, and comes to the same. Returns what was said.
 #[track_caller]
-fn check_both_ways(host: &Host, file: &str) -> String {
+pub(crate) fn check_both_ways(host: &Host, file: &str) -> String {
     let done = host.run(&format!("import {file} -t at-once:1"));
     done.ok();
     assert!(done.stderr.contains("FIREWALL: deny all"), "{}", done.stderr);
@@ -44,7 +44,7 @@ fn check_both_ways(host: &Host, file: &str) -> String {
 
 /// `arguments` are refused with `code` and `words`, and nothing is left behind.
 #[track_caller]
-fn check_refused(host: &Host, arguments: &str, code: i32, words: &[&str]) {
+pub(crate) fn check_refused(host: &Host, arguments: &str, code: i32, words: &[&str]) {
     let before = files(host.folder());
     host.run(&format!("import {arguments} -t bad:1")).fails(code, words);
     host.run(&format!("import {arguments} --init bad")).fails(code, words);
@@ -66,6 +66,7 @@ fn a_disk_of_every_format_is_a_machine() {
         ("vmdk", "-O vmdk -o subformat=streamOptimized", "compat"),
         ("vdi", "-O vdi", "compat"),
         ("vpc", "-O vpc -o force_size=on", "compat"),
+        ("vhdx", "-O vhdx", "compat"),
     ];
     for (name, options, devices) in formats {
         let host = Host::new();
@@ -311,7 +312,7 @@ fn an_ova_that_is_not_what_it_says_is_refused() {
 }
 
 /// A manifest of `members`.
-fn manifest(members: &[Member]) -> String {
+pub(crate) fn manifest(members: &[Member]) -> String {
     let digest = |member: &Member| Digest::sha256(&member.content).hex();
     members.iter().map(|member| format!("SHA256({})= {}\n", member.name, digest(member))).collect()
 }
@@ -353,7 +354,7 @@ fn a_policy_that_an_export_put_into_an_ovf_holds_again() {
 }
 
 /// `content`, as gzip packs it.
-fn gzip(host: &Host, content: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(host: &Host, content: &[u8]) -> Vec<u8> {
     let path = host.folder().join("unpacked");
     fs::write(&path, content).unwrap();
     let output = Command::new("gzip").arg("-c").arg(&path).output().unwrap();
@@ -472,10 +473,13 @@ fn a_container_disk_comes_from_a_registry_or_an_archive() {
     let raw = host.folder().join("raw");
     fs::write(&raw, noise(1, 1 << 20)).unwrap();
     let image = fs::read(convert(&raw, "-O qcow2", "image")).unwrap();
-    // The later layer wins.
-    let first = tar(&[file("disk/disk.img", "an older one")]);
-    let second = tar(&[file("disk/disk.img", image), file("etc/other", "not looked at")]);
-    image_layout(&host, &[first, second]);
+    // The later layer wins, and takes away; what is elsewhere may be anything.
+    let first =
+        tar(&[file("disk/disk.img", "an older one"), file("disk/other.img", "x"), link("bin", "usr/bin")]);
+    let second =
+        [file("disk/disk.img", image), file("disk/.wh.other.img", ""), file("etc/other", "not looked at")];
+    let links = [link("etc/mtab", "/proc/mounts"), link("usr/lib64", "lib")];
+    image_layout(&host, &[first, tar(&[&second[..], &links].concat())]);
     skopeo(&host, &format!("docker://{}/vms/web:1", registry.address));
     skopeo(&host, "oci-archive:oci.tar");
     skopeo(&host, "docker-archive:docker.tar:web:1");
@@ -507,6 +511,8 @@ fn container_images_without_one_disk_are_refused() {
     check(tar(&[file("disk/a", "x"), file("disk/b", "x")]), &["several files", "disk/a"]);
     check(tar(&[file("disk/a", "KDMV")]), &["disk/a", "vmdk", "qcow2"]);
     check(tar(&[file("disk/../a", "x")]), &["disk/../a"]);
+    check(tar(&[link("disk/a", "/etc/shadow")]), &["layer 1", "disk/a is a symbolic link"]);
+    check(tar(&[link("disk", "/etc")]), &["layer 1", "disk is a symbolic link"]);
     check(b"no tar archive".to_vec(), &["layer 1"]);
 
     let host = Host::new();

@@ -12,6 +12,7 @@ mod exchange;
 mod export;
 mod help;
 mod import;
+mod import_ovf;
 mod nbd;
 mod pack;
 mod run;
