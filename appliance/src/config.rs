@@ -232,7 +232,7 @@ pub enum ConfigError {
     },
     /// A name that could not be a file name, a label or a table column.
     #[error(
-        "a {kind} is named `{name}`; names are 1 to 63 lower-case letters, digits and `-`, starting with a \
+        "the name of the {kind} is `{name}`; names are 1 to 63 lower-case letters, digits and `-`, starting with a \
          letter or digit"
     )]
     BadName {
@@ -521,8 +521,8 @@ mod tests {
         check_error("/machines/0/memoryBytes", 1.into(), "the memory in bytes is 1");
         check_error("/machines/0/disks/0/sizeBytes", 1000.into(), "the disk's size in bytes is 1000");
         check_error("/machines/0/volumes/0/sizeBytes", (1_u64 << 51).into(), "512 bytes to 1 PiB");
-        check_error("/machines/0/disks/0/name", "../root".into(), "a disk is named `../root`");
-        check_error("/machines/0/name", "\u{1b}[2J".into(), "a machine is named `\\u{1b}[2J`");
+        check_error("/machines/0/disks/0/name", "../root".into(), "the name of the disk is `../root`");
+        check_error("/machines/0/name", "\u{1b}[2J".into(), "the name of the machine is `\\u{1b}[2J`");
         check_error("/machines", serde_json::json!([]), "the number of machines is 0");
         let machines = vec![sample()["machines"][0].clone(); 65];
         check_error_at("/machines", machines.into(), "/machines/64", "the number of machines is 65");
