@@ -13,6 +13,7 @@ mod new_file;
 mod new_folder;
 mod pack;
 mod parts;
+mod policy_section;
 
 pub use archive::{ArchiveError, write_archive};
 pub use contents::{Contents, ContentsError, Platform, needed_by};

@@ -274,6 +274,8 @@ impl From<ImportError> for CommandError {
             ImportError::Image(_) | ImportError::Read { .. } => {
                 Self::from_error(Exit::Failed, error).hint(IMAGES)
             }
+            ImportError::NotAnOvf { .. } => Self::from_error(Exit::Usage, error)
+                .hint("leave it out: nothing but an OVF offers configurations"),
             ImportError::NotAnImage { .. } => Self::from_error(Exit::Usage, error)
                 .hint("leave it out: an archive or a package says which of its files belong together"),
             ImportError::Config(_) => Self::from_error(Exit::Usage, error).hint(

@@ -307,6 +307,8 @@ fn an_ova_that_is_not_what_it_says_is_refused() {
     host.run("import web.ova --backing web.ova -t bad:1").fails(1, &["web.ovf"]);
     fs::write(host.folder().join("web.ova"), ova(&members)).unwrap();
     check_refused(&host, "web.ova --backing web.ova", 2, &["--backing", "disk image"]);
+    fs::write(host.folder().join("plain.img"), [0; 512]).unwrap();
+    check_refused(&host, "plain.img --configuration big", 2, &["--configuration", "raw disk image"]);
     check_refused(&host, "web.ova --max-size 0", 1, &["--max-size"]);
     check_refused(&host, "web.ova --configuration small", 1, &["small", "none"]);
 }

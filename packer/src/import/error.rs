@@ -45,6 +45,12 @@ pub enum ImportError {
         /// What the file is.
         found: String,
     },
+    /// A configuration of an OVF is asked for, and the file is none.
+    #[error("`--configuration` is for an OVF; this is {found}")]
+    NotAnOvf {
+        /// What the file is.
+        found: String,
+    },
     /// A compressed file cannot be unpacked.
     #[error(transparent)]
     Unpack(#[from] UnpackError),

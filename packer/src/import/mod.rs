@@ -159,10 +159,13 @@ pub fn import(request: &ImportRequest<'_>) -> Result<Import, ImportError> {
         Origin::Path(path) => import_file(path, request)?,
     };
     let is_image = matches!(imported.kind, Kind::Image(_));
-    match request.image.first_given().filter(|_| !is_image) {
-        Some(option) => Err(ImportError::NotAnImage { option, found: imported.kind.describe() }),
-        None => Ok(imported),
+    if let Some(option) = request.image.first_given().filter(|_| !is_image) {
+        return Err(ImportError::NotAnImage { option, found: imported.kind.describe() });
     }
+    if request.configuration.is_some() && imported.appliance.ovf().is_none() {
+        return Err(ImportError::NotAnOvf { found: imported.kind.describe() });
+    }
+    Ok(imported)
 }
 
 fn import_file(path: &Path, request: &ImportRequest<'_>) -> Result<Import, ImportError> {

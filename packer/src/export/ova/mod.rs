@@ -15,7 +15,7 @@
 mod hardware;
 mod write;
 
-use appliance::{Arch, Machine, canonical};
+use appliance::{Arch, Machine, Policy};
 use formats::image::{Target, VmdkAdapter};
 use formats::ovf::{
     Collection, Descriptor, FORMAT_VMDK_STREAM, FileReference, ForeignSection, Network, OperatingSystem,
@@ -25,12 +25,10 @@ use formats::ovf::{
 use super::loss::{Effect, LossReport};
 use super::{Content, Plan, PlanError, Planned, PlannedDisk, Subject};
 use crate::import::label;
+use crate::policy_section::{is_policy_section, policy_section};
 
 pub(super) use write::write;
 
-/// The namespace of hull's own section.
-const NAMESPACE: &str = "https://hullvm.dev/ovf/1";
-const SECTION: &str = "PolicySection";
 /// VirtualBox's own description of a machine: it would contradict the one that is written, and names disks by UUIDs
 /// that the new ones do not have.
 const VBOX_MACHINE: (&str, &str) = ("http://www.virtualbox.org/ovf/machine", "Machine");
@@ -57,7 +55,7 @@ pub fn ova(subject: &Subject<'_>, ovf: Option<&[u8]>) -> Result<Plan, PlanError>
     let mut report = LossReport::default();
     report_platform(&mut report);
     let mut descriptor = Descriptor { foreign: foreign(&base.foreign), ..Descriptor::default() };
-    descriptor.foreign.push(policy_section(subject));
+    descriptor.foreign.push(policy_section(&policy_of(subject)));
     let mut disks = Vec::new();
     for machine in &subject.machines {
         let from = system_of(&base, subject, machine);
@@ -233,33 +231,16 @@ fn describe(subject: &Subject<'_>, descriptor: &mut Descriptor) {
 
 /// The sections without hull's own, which is written anew.
 fn foreign(sections: &[ForeignSection]) -> Vec<ForeignSection> {
-    let is_ours = |section: &&ForeignSection| section.namespace == NAMESPACE && section.name == SECTION;
-    sections.iter().filter(|section| !is_ours(section)).cloned().collect()
+    sections.iter().filter(|section| !is_policy_section(section)).cloned().collect()
 }
 
 fn is_vbox_machine(section: &ForeignSection) -> bool {
     (section.namespace.as_str(), section.name.as_str()) == VBOX_MACHINE
 }
 
-/// The policy of the machines that are exported, as hull's import reads it.
-fn policy_section(subject: &Subject<'_>) -> ForeignSection {
+/// The policy of the machines that are exported, and of no others.
+fn policy_of(subject: &Subject<'_>) -> Policy {
     let mut policy = subject.policy.clone();
     policy.machines.retain(|name, _| subject.config.machine(name).is_none() || subject.has_machine(name));
-    let json = String::from_utf8(canonical::to_vec(&policy)).expect("JSON is UTF-8");
-    let json = json.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let xml = format!(
-        "<hull:{SECTION} xmlns:hull=\"{NAMESPACE}\" ovf:required=\"false\">\
-         <Info>The firewall and the other rules that hull enforces</Info>{json}</hull:{SECTION}>"
-    );
-    let binding = |prefix: &str, uri: &str| formats::ovf::NamespaceBinding {
-        prefix: prefix.to_owned(),
-        uri: uri.to_owned(),
-    };
-    let envelope = "http://schemas.dmtf.org/ovf/envelope/1";
-    ForeignSection {
-        namespace: NAMESPACE.to_owned(),
-        name: SECTION.to_owned(),
-        xml,
-        namespaces: vec![binding("", envelope), binding("ovf", envelope)],
-    }
+    policy
 }

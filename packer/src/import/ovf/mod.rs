@@ -16,13 +16,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use appliance::Policy;
 use formats::image::{Parts, Source};
-use formats::ovf::{Descriptor, Package, Product, VirtualSystem};
+use formats::ovf::{Descriptor, Doubt, Package, Product, VirtualSystem, Warning};
 
 use super::draft::Draft;
 use super::names::{Names, label};
 use super::notice::{Notice, What};
 use super::{Import, ImportError, ImportRequest, Kind};
 use crate::Progress;
+use crate::policy_section;
 use disks::Disks;
 use networks::Networks;
 
@@ -94,8 +95,15 @@ pub(super) fn draft(
         draft.machines.push(machine);
     }
     draft.notices.extend(disks.notices());
-    let warnings = descriptor.warnings.iter().cloned();
-    draft.notices.extend(warnings.map(|warning| Notice { machine: None, what: What::Doubt(warning) }));
+    let is_policy = |warning: &&Warning| {
+        draft.policy.is_some()
+            && matches!(&warning.doubt, Doubt::SectionKept { name } if name == policy_section::NAME)
+    };
+    let warnings = descriptor.warnings.iter().filter(|warning| !is_policy(warning)).cloned();
+    let warnings: Vec<_> = warnings.collect();
+    draft
+        .notices
+        .extend(warnings.into_iter().map(|warning| Notice { machine: None, what: What::Doubt(warning) }));
     draft.ovf = Some(package.descriptor().to_owned());
     Ok(Drafted { draft, referenced: descriptor.files.into_iter().map(|file| file.href).collect() })
 }

@@ -7,22 +7,19 @@ use appliance::Policy;
 use formats::ovf::Descriptor;
 
 use super::super::ImportError;
-
-const NAMESPACE: &str = "https://hullvm.dev/ovf/1";
-const SECTION: &str = "PolicySection";
+use crate::policy_section::{self, is_policy_section};
 
 /// The policy in the descriptor, if there is one.
 pub(super) fn of(descriptor: &Descriptor) -> Result<Option<Policy>, ImportError> {
-    let ours = |section: &&_| {
-        let section: &formats::ovf::ForeignSection = section;
-        section.namespace == NAMESPACE && section.name == SECTION
-    };
-    let mut sections = descriptor.foreign_sections().map(|(_, section)| section).filter(ours);
+    let sections = descriptor.foreign_sections().map(|(_, section)| section);
+    let mut sections = sections.filter(|section| is_policy_section(section));
     let Some(section) = sections.next() else { return Ok(None) };
     if sections.next().is_some() {
         return Err(ImportError::TwoPolicies);
     }
-    let text = section.text().map_err(|source| ImportError::Ovf { name: SECTION.to_owned(), source })?;
+    let text = section
+        .text()
+        .map_err(|source| ImportError::Ovf { name: policy_section::NAME.to_owned(), source })?;
     let policy = Policy::parse(text.trim().as_bytes());
     policy.map(Some).map_err(|source| ImportError::Policy { source: Box::new(source) })
 }
