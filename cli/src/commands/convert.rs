@@ -4,11 +4,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use packer::{WriteImageError, WriteImageOptions, write_image};
+use packer::{Progress as _, WriteImageError, WriteImageOptions, write_image};
 
 use crate::error::{CommandError, Exit};
 use crate::image::ImageArgs;
+use crate::packing::Bar;
 use crate::target::{self, OUTPUT, TargetArgs, TargetFormat};
 use crate::text::{self, size};
 
@@ -43,12 +43,11 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), CommandError> {
     let mut options = WriteImageOptions::new()?;
     options.threads = args.threads.unwrap_or(options.threads);
 
-    let bar = ProgressBar::with_draw_target(Some(image.disk.size_bytes()), ProgressDrawTarget::stderr());
-    let style = "{bar:30} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}";
-    bar.set_style(ProgressStyle::with_template(style).expect("the template is right"));
-    let progress = |done_bytes| bar.set_position(done_bytes);
+    let bar = Bar::new();
+    let name = text::plain(&args.image.file_name().unwrap_or_default().to_string_lossy());
+    let progress = |done_bytes| bar.packed(&name, done_bytes, image.disk.size_bytes());
     let written = write_image(&*image.disk, target, &args.output, &options, &progress);
-    bar.finish_and_clear();
+    bar.finish();
 
     let bytes = written.map_err(|error| {
         let error = CommandError::from(error);

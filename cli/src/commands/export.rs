@@ -134,9 +134,7 @@ pub(crate) fn run(context: &Context, args: &ExportArgs) -> Result<(), CommandErr
     let output = text::plain(&args.output.display().to_string());
     text::say(format_args!("Wrote {output} ({}) in {}.", size(bytes), text::duration(time)));
     if args.to == To::Kubevirt {
-        text::say(
-            "Before `kubectl apply`, a registry needs the containerDisks: `skopeo copy oci-archive:FILE docker://IMAGE`.",
-        );
+        say_what_a_registry_needs(&plan.disks(), &args.image_references(platform)?, &output);
     }
     if !args.json {
         text::result(output);
@@ -234,6 +232,23 @@ impl ExportArgs {
             references.insert(disk.to_owned(), reference.to_owned());
         }
         Ok(references)
+    }
+}
+
+/// Says how a registry gets the containerDisks, which the machines in `output` are looking for there.
+fn say_what_a_registry_needs(disks: &[&str], images: &BTreeMap<String, String>, output: &str) {
+    text::say("Before `kubectl apply`, a registry needs the containerDisks:");
+    for disk in disks {
+        let image = &images[*disk];
+        text::say(format_args!(
+            "  skopeo copy oci-archive:{output}/containerdisk-{disk}.tar docker://{image}"
+        ));
+    }
+    let has_no_host = |image: &&String| image.parse::<Reference>().is_ok_and(|image| image.host().is_none());
+    if let Some(image) = disks.iter().map(|disk| &images[*disk]).find(has_no_host) {
+        text::say(format_args!(
+            "`{image}` names no registry: clusters ask a public one for it. `--image` names yours."
+        ));
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct NbdArgs {
     #[arg(required_unless_present = "image", conflicts_with_all = ["image", "ImageArgs"])]
     reference: Option<Reference>,
     /// The disk's name [default: all disks]
-    #[arg(long, conflicts_with = "image")]
+    #[arg(long, value_name = "NAME", conflicts_with = "image")]
     disk: Option<String>,
     /// An image file instead; it is offered as `disk`
     #[arg(long, value_name = "FILE")]
@@ -31,7 +31,7 @@ pub(crate) struct NbdArgs {
     #[command(flatten)]
     image_args: ImageArgs,
     /// Where to listen; must not exist
-    #[arg(long)]
+    #[arg(long, value_name = "PATH")]
     socket: PathBuf,
 }
 

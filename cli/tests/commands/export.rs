@@ -125,6 +125,11 @@ fn a_folder_has_the_documents_and_the_disks() {
     let vm = fs::read_to_string(host.folder().join("k8s/vm-drill.yaml")).unwrap();
     assert!(vm.contains("image: \"registry.example/shop:7\""), "{vm}");
     check_container_disk(&host, "k8s/containerdisk-root.tar");
+    let nowhere = host.run("export web:1 --to kubevirt -o nowhere");
+    nowhere.ok();
+    for words in ["oci-archive:nowhere/containerdisk-root.tar docker://web-root:1\n", "names no registry"] {
+        assert!(nowhere.stderr.contains(words), "{}", nowhere.stderr);
+    }
 }
 
 /// The archive is a container image for skopeo, and holds the disk where KubeVirt looks for it.
