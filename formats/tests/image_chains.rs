@@ -170,11 +170,11 @@ fn chains_that_do_not_fit_together_are_refused() {
     let base = content(7, 512);
     check_refused(
         &[(&top, None)],
-        "cannot open top as a disk: qcow2: at byte 8, backing_file_offset is 500 (`base`): the image is a difference to another one: give that with `--backing FILE`",
+        "cannot open top as a disk: qcow2: at byte 8, backing_file_offset is 500 (`base`): it is a difference to another image, which was not handed over",
     );
     check_refused(
         &[(&top, None), (&top, None)],
-        "cannot open below as a disk: qcow2: at byte 8, backing_file_offset is 500 (`base`): the image is a difference to another one: give that with `--backing FILE`",
+        "cannot open below as a disk: qcow2: at byte 8, backing_file_offset is 500 (`base`): it is a difference to another image, which was not handed over",
     );
     check_refused(
         &[(&image, None), (&base, None)],

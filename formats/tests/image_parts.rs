@@ -202,7 +202,7 @@ fn a_descriptor_file_alone_is_no_disk() {
         &descriptor("vmfs", "RW 16 VMFS \"a.vmdk\""),
         &[],
         None,
-        "vmdk: at byte 83, extent description is `RW 16 VMFS \\\"a.vmdk\\\"`: the disk's content lies in other files: give the folder that they are in with `--parts DIR`",
+        "vmdk: at byte 83, extent description is `RW 16 VMFS \\\"a.vmdk\\\"`: the disk's content lies in other files, which were not handed over",
     );
     check_refused(
         &vmdk_extent(40, &[1], 1).0,
@@ -325,7 +325,7 @@ fn a_difference_is_only_read_over_the_very_disk_it_was_taken_from() {
         &top,
         &[],
         None,
-        "vmdk: at byte 557, parentCID is `0000abcd`: the image is a difference to another one: give that with `--backing FILE`",
+        "vmdk: at byte 557, parentCID is `0000abcd`: it is a difference to another image, which was not handed over",
     );
     check_refused(
         &top,

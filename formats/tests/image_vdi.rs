@@ -4,9 +4,11 @@ mod image_samples;
 
 use std::error::Error;
 use std::iter::successors;
+use std::os::unix::fs::FileExt;
 
 use formats::image::{self, Format, Image, ImageRequest, Layer, Limits, OpenError, ReadCache, Source};
-use image_samples::{file_of, put, vdi};
+use formats::{Run, RunKind};
+use image_samples::{file_of, put, vdi, vhd};
 
 const LIMITS: Limits = Limits { max_size_bytes: 1 << 40 };
 
@@ -98,6 +100,28 @@ fn a_difference_is_read_on_top_of_nothing_else() {
     check_refused(&[&child, &parent], &want);
     let want = format!("{at} the UUID of the backing file, but that is no VDI");
     check_refused(&[&child, &vec![0; 512]], &want);
+    let (child, _) = vdi::differencing(vhd::UNIQUE_ID, &[]);
+    let want = "vdi: at byte 424, uuidLinkage is abababababababababababababababab; wanted the UUID of the backing file, but that is no VDI";
+    check_refused(&[&child, &vhd::fixed().0], want);
     let want = "vdi: the image is no difference to another one; wanted no backing file for it";
     check_refused(&[&parent, &parent], want);
+}
+
+#[test]
+fn holes_of_the_file_are_zeros_of_the_disk() {
+    const MIB: u64 = 1 << 20;
+    let (mut image, _) = vdi::dynamic();
+    image.truncate(1024);
+    put(&mut image, 76, &2u32.to_le_bytes());
+    put(&mut image, 344, &(MIB as u32).to_le_bytes());
+    put(&mut image, 368, &(5 * MIB).to_le_bytes());
+    put(&mut image, 376, &(MIB as u32).to_le_bytes());
+    put(&mut image, 384, &5u32.to_le_bytes());
+    put(&mut image, 512, &[0u32, 1, 2, 3, 4].map(u32::to_le_bytes).concat());
+    let file = file_of(&image);
+    file.write_all_at(&[7; MIB as usize], 3 * MIB).unwrap();
+    file.set_len(6 * MIB).unwrap();
+    let disk = image::open(ImageRequest::new(Source::new(file).unwrap(), "disk.vdi", LIMITS)).unwrap().disk;
+    let want = [(2, RunKind::Zero), (1, RunKind::Data), (2, RunKind::Zero)];
+    assert_eq!(disk.runs(0, 5 * MIB).unwrap(), want.map(|(len, kind)| Run { len: len * MIB, kind }));
 }

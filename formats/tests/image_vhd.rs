@@ -201,6 +201,6 @@ fn a_difference_made_by_windows_asks_for_its_parent() {
     assert_eq!(
         error.source().unwrap().to_string(),
         "vhd: at byte 2182716, disk type is 4 (differencing, from `C:\\\\Projects\\\\dfvfs\\\\test_data\\\\fat-parent.vhd`): \
-         the image it differs from is needed: name that one with `--backing FILE`"
+         it is a difference to another image, which was not handed over"
     );
 }

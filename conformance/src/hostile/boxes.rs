@@ -138,7 +138,9 @@ const BOXES: &[Row] = &[
     (
         "box-backing",
         "an image with a backing file",
-        refused("backing_file_offset is 1024 (`/etc/passwd`): the image is a difference to another one:"),
+        refused(
+            "backing_file_offset is 1024 (`/etc/passwd`): it is a difference to another image, which was not",
+        ),
         || {
             let mut image = qcow2::whole();
             qcow2::backing(&mut image, b"/etc/passwd");
@@ -241,7 +243,9 @@ const CONTAINERS: &[Row] = &[
     (
         "container-backing",
         "a disk with a backing file",
-        refused("backing_file_offset is 1024 (`/etc/passwd`): the image is a difference to another one:"),
+        refused(
+            "backing_file_offset is 1024 (`/etc/passwd`): it is a difference to another image, which was not",
+        ),
         || {
             let mut image = qcow2::whole();
             qcow2::backing(&mut image, b"/etc/passwd");

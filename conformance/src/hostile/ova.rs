@@ -395,7 +395,9 @@ const ROWS: &[Row] = &[
     (
         "ova-disk-lies",
         "a qcow2 image with a backing file as disk",
-        refused("backing_file_offset is 1024 (`/etc/passwd`): the image is a difference to another one:"),
+        refused(
+            "backing_file_offset is 1024 (`/etc/passwd`): it is a difference to another image, which was not",
+        ),
         || {
             let mut image = super::qcow2::whole();
             super::qcow2::backing(&mut image, b"/etc/passwd");

@@ -226,7 +226,7 @@ const ROWS: &[Row] = &[
     (
         "qcow2-backing-file",
         "a backing file, /etc/passwd",
-        refused("backing_file_offset is 1024 (`/etc/passwd`): the image is a"),
+        refused("backing_file_offset is 1024 (`/etc/passwd`): it is a"),
         |i| backing(i, b"/etc/passwd"),
     ),
     ("qcow2-backing-json", "a backing file in QEMU's json: language", refused("`json:{"), |i| {
@@ -235,7 +235,7 @@ const ROWS: &[Row] = &[
     (
         "qcow2-backing-nbd",
         "a backing file in the network",
-        refused("backing_file_offset is 1024 (`nbd://192.0.2.1/x`): the image is a"),
+        refused("backing_file_offset is 1024 (`nbd://192.0.2.1/x`): it is a"),
         |i| backing(i, b"nbd://192.0.2.1/x"),
     ),
     (
@@ -247,7 +247,7 @@ const ROWS: &[Row] = &[
     (
         "qcow2-backing-itself",
         "itself as backing file",
-        refused("backing_file_offset is 1024 (`disk.qcow2`): the image is a difference"),
+        refused("backing_file_offset is 1024 (`disk.qcow2`): it is a difference"),
         |i| backing(i, b"disk.qcow2"),
     ),
     (

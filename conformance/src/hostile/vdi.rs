@@ -53,7 +53,7 @@ const ROWS: &[Row] = &[
     (
         "vdi-difference",
         "a difference without its parent",
-        refused("u32Type is 4 (differencing): the image it differs from is needed:"),
+        refused("u32Type is 4 (differencing): it is a difference"),
         |i| {
             i.le32(76, 4);
             i.put(424, &[0x22; 16]);

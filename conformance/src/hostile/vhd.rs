@@ -153,7 +153,7 @@ const ROWS: &[Row] = &[
     (
         "vhd-difference",
         "a difference without its parent",
-        refused("disk type is 4 (differencing, from `C:\\\\secret.vhd`): the image it"),
+        refused("disk type is 4 (differencing, from `C:\\\\secret.vhd`): it is a difference"),
         |i| {
             i.be32(60, 4);
             i.put(HEADER + 40, &[0x44; 16]);

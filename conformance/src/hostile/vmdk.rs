@@ -178,7 +178,7 @@ const ROWS: &[Row] = &[
     (
         "vmdk-parent",
         "a difference to /etc/shadow",
-        refused("the image is a difference to another one"),
+        refused("it is a difference to another image, which was not handed over"),
         |i| {
             let text = text("monolithicSparse", "parentFileNameHint=\"/etc/shadow\"");
             i.put(DESCRIPTOR, text.replace("parentCID=ffffffff", "parentCID=11111111").as_bytes());

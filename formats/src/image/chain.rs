@@ -8,10 +8,6 @@ use super::{Format, Image, ImageRequest, Layer, LeftOut, Limits, OpenError, Part
 use super::{Source, detect, qcow2, raw, vdi, vhd, vhdx, vmdk};
 use crate::Disk;
 
-/// What is said of an image whose parent the caller has not handed over.
-pub(super) const WITHOUT_PARENT: &str =
-    "the image is a difference to another one: give that with `--backing FILE`";
-
 /// A read goes down the chain by as many calls, and each image keeps its own tables in memory.
 const LONGEST_CHAIN: usize = 256;
 /// Ours: what the tables of a chain that stay in memory may have in all. QEMU allows one qcow2 image as much.
@@ -70,8 +66,12 @@ pub(super) struct Parent {
 pub(super) enum Identity {
     /// VMDK: the content identifier.
     Cid(u32),
-    /// VHD, VHDX and VDI: a UUID, in the byte order of the file.
-    Uuid([u8; 16]),
+    /// VHD: the unique id.
+    Vhd([u8; 16]),
+    /// VHDX: the GUID that changes with the disk, in the byte order of the file.
+    Vhdx([u8; 16]),
+    /// VDI: the UUID, in the byte order of the file.
+    Vdi([u8; 16]),
 }
 
 /// What a format makes of an image.

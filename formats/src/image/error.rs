@@ -3,6 +3,7 @@
 use std::io;
 
 use super::Format;
+use crate::ReadError;
 
 /// A disk image that is not opened, and why.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,34 @@ pub enum Refusal {
         found: String,
         /// What is not read, and a way out where there is one.
         refused: &'static str,
+    },
+    /// The image is a difference to another one, which the caller did not hand over.
+    #[error(
+        "{format}: at byte {offset}, {field} is {found}: it is a difference to another image, which was not handed over"
+    )]
+    NoBacking {
+        /// The format it was read as.
+        format: Format,
+        /// Where in the file the field lies.
+        offset: u64,
+        /// The field's name in the specification.
+        field: &'static str,
+        /// What was found.
+        found: String,
+    },
+    /// The image names the files that it was cut into, and the caller handed over none.
+    #[error(
+        "{format}: at byte {offset}, {field} is {found}: the disk's content lies in other files, which were not handed over"
+    )]
+    NoParts {
+        /// The format it was read as.
+        format: Format,
+        /// Where in the file the field lies.
+        offset: u64,
+        /// The field's name in the specification.
+        field: &'static str,
+        /// What was found.
+        found: String,
     },
     /// The disk is larger than [`Limits`](super::Limits) allow.
     #[error("{format}: the disk has {size_bytes} bytes; the limit is {max_size_bytes}")]
@@ -121,4 +150,51 @@ pub enum Refusal {
         #[source]
         source: io::Error,
     },
+}
+
+/// Errors of reading files as this format.
+impl Format {
+    /// A field contradicts the specification.
+    pub(super) fn malformed(
+        self,
+        offset: u64,
+        field: &'static str,
+        found: impl ToString,
+        wanted: impl Into<String>,
+    ) -> Refusal {
+        let (found, wanted) = (found.to_string(), wanted.into());
+        Refusal::Malformed { format: self, offset, field, found, wanted }
+    }
+
+    /// A field asks for something that is not read.
+    pub(super) fn unsupported(
+        self,
+        offset: u64,
+        field: &'static str,
+        found: impl ToString,
+        refused: &'static str,
+    ) -> Refusal {
+        Refusal::Unsupported { format: self, offset, field, found: found.to_string(), refused }
+    }
+
+    /// A field says that the image is a difference, and its parent was not handed over.
+    pub(super) fn no_backing(self, offset: u64, field: &'static str, found: impl ToString) -> Refusal {
+        Refusal::NoBacking { format: self, offset, field, found: found.to_string() }
+    }
+
+    /// A field names a file, and none were handed over.
+    pub(super) fn no_parts(self, offset: u64, field: &'static str, found: impl ToString) -> Refusal {
+        Refusal::NoParts { format: self, offset, field, found: found.to_string() }
+    }
+
+    /// A field that is only looked at where it is needed contradicts the specification.
+    pub(super) fn corrupt(
+        self,
+        offset: u64,
+        field: &'static str,
+        found: impl ToString,
+        wanted: &'static str,
+    ) -> ReadError {
+        ReadError::Corrupt { format: self.name(), offset, field, found: found.to_string(), wanted }
+    }
 }

@@ -25,6 +25,7 @@ mod detect;
 mod error;
 mod mapped;
 mod qcow2;
+mod quoted;
 mod raw;
 mod read_cache;
 mod source;

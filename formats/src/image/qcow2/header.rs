@@ -7,7 +7,9 @@
 use std::ops::Range;
 
 use super::super::decompress::Codec;
-use super::super::{Format, Limits, Refusal};
+use super::super::quoted::quoted;
+use super::super::{Limits, Refusal};
+use super::FORMAT;
 
 /// QEMU's limit; the specification has none.
 pub(super) const LARGEST_CLUSTER: usize = 1 << LARGEST_CLUSTER_BITS;
@@ -38,8 +40,6 @@ const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 
-/// The length up to which text from the file appears in messages, in bytes.
-const QUOTED_BYTES: usize = 64;
 /// The specification's limit.
 const LONGEST_BACKING_NAME_BYTES: u64 = 1023;
 
@@ -70,7 +70,7 @@ pub(super) struct Header {
 pub(super) struct BackingFile {
     /// Where in the file the name lies.
     pub(super) offset: u64,
-    /// Escaped.
+    /// In quotes and escaped.
     pub(super) name: String,
     pub(super) format: Option<BackingFormat>,
 }
@@ -80,8 +80,8 @@ pub(super) struct BackingFile {
 pub(super) struct BackingFormat {
     /// Where in the file the header extension lies.
     pub(super) offset: u64,
-    /// QEMU's name of the format, escaped.
-    pub(super) name: String,
+    /// QEMU's name of the format.
+    pub(super) name: Vec<u8>,
 }
 
 /// How large an L2 entry is, and what it can say.
@@ -167,17 +167,17 @@ impl Fields<'_> {
     fn version(&self) -> Result<u32, Refusal> {
         if !self.start.starts_with(super::MAGIC) {
             let found = format!("`{}`", self.start[..self.start.len().min(4)].escape_ascii());
-            return Err(malformed(0, "magic", found, "`QFI\\xfb`"));
+            return Err(FORMAT.malformed(0, "magic", found, "`QFI\\xfb`"));
         }
         let version = self.u32(4);
         let header_bytes = if version < 3 { V2_HEADER_BYTES } else { V3_HEADER_BYTES };
         if (self.start.len() as u64) < header_bytes {
             let found = format!("cut off after {} bytes", self.start.len());
-            return Err(malformed(0, "header", found, format!("{header_bytes} bytes")));
+            return Err(FORMAT.malformed(0, "header", found, format!("{header_bytes} bytes")));
         }
         match version {
             2 | 3 => Ok(version),
-            _ => Err(unsupported(4, "version", version, "only versions 2 and 3 are read")),
+            _ => Err(FORMAT.unsupported(4, "version", version, "only versions 2 and 3 are read")),
         }
     }
 
@@ -187,7 +187,7 @@ impl Fields<'_> {
         }
         let features = self.u64(72);
         let refuse =
-            |refused| Err(unsupported(72, "incompatible_features", format!("{features:#x}"), refused));
+            |refused| Err(FORMAT.unsupported(72, "incompatible_features", format!("{features:#x}"), refused));
         if features & !KNOWN_FEATURES != 0 {
             return refuse("it has bits that are not known here");
         }
@@ -207,7 +207,7 @@ impl Fields<'_> {
         if (least..=LARGEST_CLUSTER_BITS).contains(&cluster_bits) {
             return Ok(cluster_bits);
         }
-        Err(malformed(20, "cluster_bits", cluster_bits, format!("{least} to {LARGEST_CLUSTER_BITS}")))
+        Err(FORMAT.malformed(20, "cluster_bits", cluster_bits, format!("{least} to {LARGEST_CLUSTER_BITS}")))
     }
 
     /// The length of the header, where its extensions start.
@@ -219,7 +219,7 @@ impl Fields<'_> {
         let most = self.file_bytes.min(1 << cluster_bits);
         if !(V3_HEADER_BYTES..=most).contains(&header_bytes) || !header_bytes.is_multiple_of(8) {
             let wanted = format!("a multiple of 8 from {V3_HEADER_BYTES} to {most}");
-            return Err(malformed(100, "header_length", header_bytes, wanted));
+            return Err(FORMAT.malformed(100, "header_length", header_bytes, wanted));
         }
         Ok(header_bytes)
     }
@@ -227,9 +227,9 @@ impl Fields<'_> {
     fn check_encryption(&self) -> Result<(), Refusal> {
         match self.u32(32) {
             0 => Ok(()),
-            1 => Err(unsupported(32, "crypt_method", "1 (AES)", ENCRYPTED)),
-            2 => Err(unsupported(32, "crypt_method", "2 (LUKS)", ENCRYPTED)),
-            other => Err(malformed(32, "crypt_method", other, "0")),
+            1 => Err(FORMAT.unsupported(32, "crypt_method", "1 (AES)", ENCRYPTED)),
+            2 => Err(FORMAT.unsupported(32, "crypt_method", "2 (LUKS)", ENCRYPTED)),
+            other => Err(FORMAT.malformed(32, "crypt_method", other, "0")),
         }
     }
 
@@ -240,17 +240,17 @@ impl Fields<'_> {
         }
         if !(1..=LONGEST_BACKING_NAME_BYTES).contains(&len) {
             let wanted = format!("1 to {LONGEST_BACKING_NAME_BYTES} bytes");
-            return Err(malformed(16, "backing_file_size", len, wanted));
+            return Err(FORMAT.malformed(16, "backing_file_size", len, wanted));
         }
         let room = header_bytes..self.file_bytes.min(1 << cluster_bits);
         match offset.checked_add(len) {
             Some(end) if offset >= room.start && end <= room.end => {
-                let name = self.start[offset as usize..end as usize].escape_ascii().to_string();
+                let name = quoted(&self.start[offset as usize..end as usize]);
                 Ok(Some(BackingFile { offset, name, format: None }))
             }
             _ => {
                 let wanted = format!("a name of {len} bytes that lies in {} to {}", room.start, room.end);
-                Err(malformed(8, "backing_file_offset", offset, wanted))
+                Err(FORMAT.malformed(8, "backing_file_offset", offset, wanted))
             }
         }
     }
@@ -273,22 +273,26 @@ impl Fields<'_> {
             match kind {
                 EXTENSION_END => break,
                 EXTENSION_ENCRYPTION => {
-                    return Err(unsupported(at, "header extension", "an encryption header", ENCRYPTED));
+                    return Err(FORMAT.unsupported(
+                        at,
+                        "header extension",
+                        "an encryption header",
+                        ENCRYPTED,
+                    ));
                 }
                 EXTENSION_DATA_FILE => {
-                    return Err(unsupported(at, "header extension", "a data file name", DATA_FILE));
+                    return Err(FORMAT.unsupported(at, "header extension", "a data file name", DATA_FILE));
                 }
                 _ => {}
             }
             let room = area_end - at - 8;
             if len > room {
                 let wanted = format!("at most {room} bytes, to the end of the header extensions");
-                return Err(malformed(at + 4, "header extension length", len, wanted));
+                return Err(FORMAT.malformed(at + 4, "header extension length", len, wanted));
             }
             if kind == EXTENSION_BACKING_FORMAT {
                 let name = &self.start[at as usize + 8..(at + 8 + len) as usize];
-                let shown = &name[..name.len().min(QUOTED_BYTES)];
-                format = Some(BackingFormat { offset: at, name: shown.escape_ascii().to_string() });
+                format = Some(BackingFormat { offset: at, name: name.to_vec() });
             }
             at += 8 + len.next_multiple_of(8);
         }
@@ -302,7 +306,7 @@ impl Fields<'_> {
             return Ok(0);
         }
         if count > MOST_SNAPSHOTS {
-            return Err(malformed(60, "nb_snapshots", count, format!("at most {MOST_SNAPSHOTS}")));
+            return Err(FORMAT.malformed(60, "nb_snapshots", count, format!("at most {MOST_SNAPSHOTS}")));
         }
         let bytes = u64::from(count) * SNAPSHOT_ENTRY_BYTES;
         self.table(64, "snapshots_offset", bytes, cluster_bits)?;
@@ -312,7 +316,7 @@ impl Fields<'_> {
     fn check_refcount_width(&self, version: u32) -> Result<(), Refusal> {
         let order = self.u32(96);
         if version >= 3 && order > 6 {
-            return Err(malformed(96, "refcount_order", order, "at most 6"));
+            return Err(FORMAT.malformed(96, "refcount_order", order, "at most 6"));
         }
         Ok(())
     }
@@ -321,10 +325,10 @@ impl Fields<'_> {
         let size_bytes = self.u64(24);
         let max_size_bytes = limits.max_size_bytes;
         if size_bytes > max_size_bytes {
-            return Err(Refusal::TooLarge { format: Format::Qcow2, size_bytes, max_size_bytes });
+            return Err(Refusal::TooLarge { format: FORMAT, size_bytes, max_size_bytes });
         }
         if !size_bytes.is_multiple_of(512) {
-            return Err(malformed(24, "size", size_bytes, "a multiple of 512"));
+            return Err(FORMAT.malformed(24, "size", size_bytes, "a multiple of 512"));
         }
         Ok(size_bytes)
     }
@@ -337,10 +341,14 @@ impl Fields<'_> {
             (false, 0) => Ok(Codec::Deflate),
             (true, 1) => Ok(Codec::Zstd),
             (false, _) => {
-                Err(malformed(OFFSET, "compression_type", kind, "0, for its feature bit is not set"))
+                Err(FORMAT.malformed(OFFSET, "compression_type", kind, "0, for its feature bit is not set"))
             }
-            (true, 0) => Err(malformed(OFFSET, "compression_type", kind, "1, for its feature bit is set")),
-            (true, _) => Err(unsupported(OFFSET, "compression_type", kind, "only zlib and zstd are read")),
+            (true, 0) => {
+                Err(FORMAT.malformed(OFFSET, "compression_type", kind, "1, for its feature bit is set"))
+            }
+            (true, _) => {
+                Err(FORMAT.unsupported(OFFSET, "compression_type", kind, "only zlib and zstd are read"))
+            }
         }
     }
 
@@ -355,7 +363,7 @@ impl Fields<'_> {
         let most = LARGEST_L1_BYTES / 8;
         if !(needed..=most).contains(&entries) {
             let wanted = format!("from {needed}, which the disk's size needs, to {most}");
-            return Err(malformed(36, "l1_size", entries, wanted));
+            return Err(FORMAT.malformed(36, "l1_size", entries, wanted));
         }
         self.table(40, "l1_table_offset", entries * 8, header.cluster_bits)
     }
@@ -374,7 +382,7 @@ impl Fields<'_> {
         }
         let cluster_bytes = 1 << cluster_bits;
         if !offset.is_multiple_of(cluster_bytes) {
-            return Err(malformed(
+            return Err(FORMAT.malformed(
                 at,
                 field,
                 offset,
@@ -382,34 +390,14 @@ impl Fields<'_> {
             ));
         }
         if offset == 0 {
-            return Err(malformed(at, field, offset, "an offset past the header"));
+            return Err(FORMAT.malformed(at, field, offset, "an offset past the header"));
         }
         match offset.checked_add(bytes) {
             Some(end) if end <= self.file_bytes => Ok(offset..end),
             _ => {
                 let wanted = format!("{bytes} bytes that lie in the file, which has {}", self.file_bytes);
-                Err(malformed(at, field, offset, wanted))
+                Err(FORMAT.malformed(at, field, offset, wanted))
             }
         }
     }
-}
-
-/// A field that contradicts the specification.
-pub(super) fn malformed(
-    offset: u64,
-    field: &'static str,
-    found: impl ToString,
-    wanted: impl Into<String>,
-) -> Refusal {
-    let (found, wanted) = (found.to_string(), wanted.into());
-    Refusal::Malformed { format: Format::Qcow2, offset, field, found, wanted }
-}
-
-pub(super) fn unsupported(
-    offset: u64,
-    field: &'static str,
-    found: impl ToString,
-    refused: &'static str,
-) -> Refusal {
-    Refusal::Unsupported { format: Format::Qcow2, offset, field, found: found.to_string(), refused }
 }

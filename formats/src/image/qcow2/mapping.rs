@@ -13,8 +13,9 @@ use super::super::mapped::{Extent, Place};
 use super::super::read_cache::{PAGE_BYTES, Section};
 use super::super::source::Source;
 use super::super::unpack::Unit;
-use super::super::{Format, LeftOut, Refusal};
-use super::header::{Header, L2Entry, malformed};
+use super::super::{LeftOut, Refusal};
+use super::FORMAT;
+use super::header::{Header, L2Entry};
 use crate::ReadError;
 
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
@@ -252,7 +253,7 @@ enum State {
 
 impl Entry {
     fn corrupt(&self, field: &'static str, found: String, wanted: &'static str) -> ReadError {
-        ReadError::Corrupt { format: Format::Qcow2.name(), offset: self.offset, field, found, wanted }
+        FORMAT.corrupt(self.offset, field, found, wanted)
     }
 }
 
@@ -266,7 +267,7 @@ impl Header {
 /// Checks the L1 entry at byte `at` of the file; gives the offset of its L2 table, or 0.
 fn l2_offset(entry: u64, at: u64, file: &Source, header: &Header) -> Result<u64, Refusal> {
     let offset = entry & OFFSET_MASK;
-    let refuse = |wanted: String| Err(malformed(at, "L1 entry", format!("{entry:#x}"), wanted));
+    let refuse = |wanted: String| Err(FORMAT.malformed(at, "L1 entry", format!("{entry:#x}"), wanted));
     if entry & L1_RESERVED != 0 {
         return refuse("reserved bits that are 0".to_owned());
     }

@@ -21,15 +21,18 @@ mod write;
 
 pub(super) use write::write;
 
-use super::chain::{Opened, Surroundings, WITHOUT_PARENT};
+use super::chain::{Opened, Surroundings};
 use super::decompress::{Decompressed, Decompressor};
 use super::mapped::{Extent, Map, MappedDisk};
+use super::quoted::quoted;
 use super::source::Source;
 use super::unpack::{Unit, Units};
 use super::{Format, Limits, Refusal};
 use crate::ReadError;
-use header::{Header, unsupported};
+use header::Header;
 use mapping::Mapping;
+
+const FORMAT: Format = Format::Qcow2;
 
 pub(super) const MAGIC: &[u8] = b"QFI\xfb";
 
@@ -46,16 +49,16 @@ pub(super) fn declared_parent(file: &Source, limits: Limits) -> Result<Option<Fo
     let Some(declared) = read_header(file, limits)?.backing.and_then(|backing| backing.format) else {
         return Ok(None);
     };
-    let name = match declared.name.as_str() {
-        "host_device" => "raw",
-        "vpc" => "vhd",
+    let name = match declared.name.as_slice() {
+        b"host_device" => b"raw",
+        b"vpc" => b"vhd",
         name => name,
     };
-    match Format::ALL.iter().find(|format| format.name() == name) {
+    match Format::ALL.iter().find(|format| format.name().as_bytes() == name) {
         Some(&format) => Ok(Some(format)),
         None => {
-            let found = format!("a backing file of format `{}`", declared.name);
-            Err(unsupported(declared.offset, "header extension", found, "that format is not read"))
+            let found = format!("a backing file of format {}", quoted(&declared.name));
+            Err(FORMAT.unsupported(declared.offset, "header extension", found, "that format is not read"))
         }
     }
 }
@@ -65,8 +68,7 @@ pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened
     let parent = match &header.backing {
         None => None,
         Some(backing) => Some(around.parent.take().ok_or_else(|| {
-            let found = format!("{} (`{}`)", backing.offset, backing.name);
-            unsupported(8, "backing_file_offset", found, WITHOUT_PARENT)
+            FORMAT.no_backing(8, "backing_file_offset", format!("{} ({})", backing.offset, backing.name))
         })?),
     };
     let decompressor = Decompressor::new(header.codec, around.memory.cache.workbenches());
@@ -109,12 +111,7 @@ impl Qcow2Map {
             Ok(Decompressed { len, .. }) => format!("{len} bytes"),
             Err(_) => "not decodable".to_owned(),
         };
-        Err(ReadError::Corrupt {
-            format: Format::Qcow2.name(),
-            offset: unit.offset,
-            field: "compressed cluster",
-            found,
-            wanted: "it must decompress to a whole cluster",
-        })
+        let wanted = "it must decompress to a whole cluster";
+        Err(FORMAT.corrupt(unit.offset, "compressed cluster", found, wanted))
     }
 }

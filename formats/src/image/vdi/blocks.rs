@@ -8,8 +8,8 @@ use super::super::Refusal;
 use super::super::chain::Memory;
 use super::super::mapped::{Extent, Map, Place};
 use super::super::source::Source;
+use super::FORMAT;
 use super::header::Header;
-use super::malformed;
 use crate::ReadError;
 
 /// An entry for a block that was never written: inherited in a differencing image, else zero.
@@ -69,7 +69,7 @@ impl Blocks {
         }
         let index = self.map.len() as u64;
         let refuse = |wanted: String| {
-            Err(malformed(header.map.start as usize + index as usize * 4, "block map entry", entry, wanted))
+            Err(FORMAT.malformed(header.map.start + index * 4, "block map entry", entry, wanted))
         };
         let Some(used) = used.get_mut(entry as usize) else {
             return refuse(format!("a number below {}, as many blocks as the image has", header.blocks));

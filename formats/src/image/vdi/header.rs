@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::super::chain::{Identity, Parent};
 use super::super::source::Source;
 use super::super::{Format, Limits, Refusal};
-use super::{MAGIC, SECTOR, malformed, unsupported};
+use super::{FORMAT, MAGIC, SECTOR};
 use crate::Disk;
 
 /// Up to the last field that is read.
@@ -70,7 +70,7 @@ impl Header {
         let start = file.start(HEADER_BYTES)?;
         let Some(bytes) = start.first_chunk() else {
             let found = format!("cut off after {} bytes", start.len());
-            return Err(malformed(0, "header", found, format!("{HEADER_BYTES} bytes")));
+            return Err(FORMAT.malformed(0, "header", found, format!("{HEADER_BYTES} bytes")));
         };
         let fields = Fields { bytes };
         fields.check_version()?;
@@ -83,7 +83,7 @@ impl Header {
         let map_end = map.start + blocks * 4;
         if data_offset < map_end {
             let wanted = format!("at least {map_end}, where the block map ends");
-            return Err(malformed(DATA_OFFSET, "offData", data_offset, wanted));
+            return Err(FORMAT.malformed(DATA_OFFSET as u64, "offData", data_offset, wanted));
         }
         Ok(Header {
             size_bytes,
@@ -102,18 +102,17 @@ impl Header {
             return Ok(None);
         };
         let Some(parent) = parent.take() else {
-            let refused = "the image it differs from is needed: name that one with `--backing FILE`";
-            return Err(unsupported(IMAGE_TYPE, "u32Type", "4 (differencing)", refused));
+            return Err(FORMAT.no_backing(IMAGE_TYPE as u64, "u32Type", "4 (differencing)"));
         };
         match parent.identity {
-            Some(Identity::Uuid(uuid)) if uuid == wanted => Ok(Some(parent.disk)),
-            Some(Identity::Uuid(uuid)) => {
+            Some(Identity::Vdi(uuid)) if uuid == wanted => Ok(Some(parent.disk)),
+            Some(Identity::Vdi(uuid)) => {
                 let backing = format!("{}, the UUID of the backing file", text(uuid));
-                Err(malformed(PARENT_UUID, "uuidLinkage", text(wanted), backing))
+                Err(FORMAT.malformed(PARENT_UUID as u64, "uuidLinkage", text(wanted), backing))
             }
             _ => {
                 let backing = "the UUID of the backing file, but that is no VDI";
-                Err(malformed(PARENT_UUID, "uuidLinkage", text(wanted), backing))
+                Err(FORMAT.malformed(PARENT_UUID as u64, "uuidLinkage", text(wanted), backing))
             }
         }
     }
@@ -141,26 +140,31 @@ impl Fields<'_> {
         let signature = &self.bytes[SIGNATURE..SIGNATURE + 4];
         if signature != MAGIC {
             let (found, wanted) = (signature.escape_ascii(), MAGIC.escape_ascii());
-            return Err(malformed(SIGNATURE, "signature", format!("`{found}`"), format!("`{wanted}`")));
+            return Err(FORMAT.malformed(
+                SIGNATURE as u64,
+                "signature",
+                format!("`{found}`"),
+                format!("`{wanted}`"),
+            ));
         }
         let version = self.u32(VERSION);
         if version != VERSION_1_1 {
             let found = format!("{}.{}", version >> 16, version & 0xffff);
-            return Err(unsupported(VERSION, "version", found, "only version 1.1 is read"));
+            return Err(FORMAT.unsupported(VERSION as u64, "version", found, "only version 1.1 is read"));
         }
         let size = self.u32(HEADER_SIZE);
         if size < LEAST_HEADER_SIZE {
             let wanted = format!("at least {LEAST_HEADER_SIZE}");
-            return Err(malformed(HEADER_SIZE, "cbHeader", size, wanted));
+            return Err(FORMAT.malformed(HEADER_SIZE as u64, "cbHeader", size, wanted));
         }
         let flags = self.u32(FLAGS);
         if flags & !KNOWN_FLAGS != 0 {
             let refused = "it has bits that are not known here";
-            return Err(unsupported(FLAGS, "fFlags", format!("{flags:#x}"), refused));
+            return Err(FORMAT.unsupported(FLAGS as u64, "fFlags", format!("{flags:#x}"), refused));
         }
         let sector_bytes = self.u32(SECTOR_SIZE);
         if u64::from(sector_bytes) != SECTOR {
-            return Err(malformed(SECTOR_SIZE, "cbSector", sector_bytes, SECTOR.to_string()));
+            return Err(FORMAT.malformed(SECTOR_SIZE as u64, "cbSector", sector_bytes, SECTOR.to_string()));
         }
         Ok(())
     }
@@ -174,16 +178,18 @@ impl Fields<'_> {
             (DIFFERENCING, true) => Ok(Some(parent)),
             (DYNAMIC | FIXED, true) => {
                 let wanted = "zeros, for the image is not a differencing one";
-                Err(malformed(PARENT_UUID, "uuidLinkage", text(parent), wanted))
+                Err(FORMAT.malformed(PARENT_UUID as u64, "uuidLinkage", text(parent), wanted))
             }
             (DIFFERENCING, false) => {
                 let wanted = "the image that the differencing one differs from";
-                Err(malformed(PARENT_UUID, "uuidLinkage", "zeros", wanted))
+                Err(FORMAT.malformed(PARENT_UUID as u64, "uuidLinkage", "zeros", wanted))
             }
-            (3, _) => Err(unsupported(IMAGE_TYPE, "u32Type", "3 (undo)", "undo images are not read")),
+            (3, _) => {
+                Err(FORMAT.unsupported(IMAGE_TYPE as u64, "u32Type", "3 (undo)", "undo images are not read"))
+            }
             (other, _) => {
                 let wanted = "1 (dynamic), 2 (fixed) or 4 (differencing)";
-                Err(malformed(IMAGE_TYPE, "u32Type", other, wanted))
+                Err(FORMAT.malformed(IMAGE_TYPE as u64, "u32Type", other, wanted))
             }
         }
     }
@@ -201,12 +207,12 @@ impl Fields<'_> {
         let block_bytes = u64::from(self.u32(BLOCK_SIZE));
         if !BLOCK_BYTES.contains(&block_bytes) || !block_bytes.is_power_of_two() {
             let wanted = format!("a power of two from {} to {}", BLOCK_BYTES.start, BLOCK_BYTES.end - 1);
-            return Err(malformed(BLOCK_SIZE, "cbBlock", block_bytes, wanted));
+            return Err(FORMAT.malformed(BLOCK_SIZE as u64, "cbBlock", block_bytes, wanted));
         }
         let extra = self.u32(BLOCK_EXTRA);
         if extra != 0 {
             let refused = "blocks that have other data in front of them are not read";
-            return Err(unsupported(BLOCK_EXTRA, "cbBlockExtra", extra, refused));
+            return Err(FORMAT.unsupported(BLOCK_EXTRA as u64, "cbBlockExtra", extra, refused));
         }
         Ok(block_bytes)
     }
@@ -215,11 +221,11 @@ impl Fields<'_> {
         let blocks = u64::from(self.u32(BLOCKS));
         if blocks < needed {
             let wanted = format!("at least {needed}, which the disk's size needs");
-            return Err(malformed(BLOCKS, "cBlocks", blocks, wanted));
+            return Err(FORMAT.malformed(BLOCKS as u64, "cBlocks", blocks, wanted));
         }
         if blocks > MOST_BLOCKS {
             let refused = "images of more than 4194304 blocks are not read";
-            return Err(unsupported(BLOCKS, "cBlocks", blocks, refused));
+            return Err(FORMAT.unsupported(BLOCKS as u64, "cBlocks", blocks, refused));
         }
         Ok(blocks)
     }
@@ -229,12 +235,12 @@ impl Fields<'_> {
         let header_end = HEADER_SIZE as u64 + u64::from(self.u32(HEADER_SIZE));
         if start < header_end {
             let wanted = format!("at least {header_end}, where the header ends");
-            return Err(malformed(MAP_OFFSET, "offBlocks", start, wanted));
+            return Err(FORMAT.malformed(MAP_OFFSET as u64, "offBlocks", start, wanted));
         }
         if !file.holds(start, needed * 4) {
             let size_bytes = file.size_bytes();
             let wanted = format!("{} bytes that lie in the file, which has {size_bytes}", needed * 4);
-            return Err(malformed(MAP_OFFSET, "offBlocks", start, wanted));
+            return Err(FORMAT.malformed(MAP_OFFSET as u64, "offBlocks", start, wanted));
         }
         Ok(start..start + needed * 4)
     }

@@ -27,6 +27,8 @@ use super::{Format, Refusal};
 use blocks::Blocks;
 use header::Header;
 
+const FORMAT: Format = Format::Vdi;
+
 /// At byte [`MAGIC_OFFSET`]; a text for people is in front of it.
 pub(super) const MAGIC: &[u8] = b"\x7f\x10\xda\xbe";
 pub(super) const MAGIC_OFFSET: usize = header::SIGNATURE;
@@ -37,17 +39,6 @@ pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened
     let header = Header::load(&file, around.limits)?;
     let parent = header.parent_disk(&mut around.parent)?;
     let blocks = Blocks::load(&file, &header, around.memory)?;
-    let identity = Some(Identity::Uuid(header.uuid));
+    let identity = Some(Identity::Vdi(header.uuid));
     Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, blocks, parent)) })
-}
-
-/// A field that contradicts the format.
-fn malformed(offset: usize, field: &'static str, found: impl ToString, wanted: impl Into<String>) -> Refusal {
-    let (offset, found, wanted) = (offset as u64, found.to_string(), wanted.into());
-    Refusal::Malformed { format: Format::Vdi, offset, field, found, wanted }
-}
-
-fn unsupported(offset: usize, field: &'static str, found: impl ToString, refused: &'static str) -> Refusal {
-    let (offset, found) = (offset as u64, found.to_string());
-    Refusal::Unsupported { format: Format::Vdi, offset, field, found, refused }
 }

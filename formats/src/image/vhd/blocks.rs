@@ -17,7 +17,7 @@ use super::super::read_cache::{PAGE_BYTES, Section};
 use super::super::source::Source;
 use super::footer::Footer;
 use super::header::Header;
-use super::{SECTOR, malformed};
+use super::{FORMAT, SECTOR};
 use crate::ReadError;
 
 /// A table entry for a block that is not stored.
@@ -81,7 +81,12 @@ impl Blocks {
         let needed = self.bitmap_bytes + self.visible_bytes(index);
         let refuse = |wanted: String| {
             let found = format!("sector {entry}");
-            Err(malformed(header.table.start + index * 4, "block allocation table entry", found, wanted))
+            Err(FORMAT.malformed(
+                header.table.start + index * 4,
+                "block allocation table entry",
+                found,
+                wanted,
+            ))
         };
         if start + needed > footer.data_end {
             let end = footer.data_end;
@@ -108,7 +113,7 @@ impl Blocks {
         let index = self.table.iter().rposition(|&entry| entry == second).expect("it is from the table");
         let at = header.table.start + index as u64 * 4;
         let wanted = format!("a block apart from the one at sector {first}");
-        Err(malformed(at, "block allocation table entry", format!("sector {second}"), wanted))
+        Err(FORMAT.malformed(at, "block allocation table entry", format!("sector {second}"), wanted))
     }
 
     /// The bytes of the block that lie on the disk.

@@ -4,7 +4,7 @@
 
 use super::super::Refusal;
 use super::super::source::Source;
-use super::malformed;
+use super::FORMAT;
 
 /// A structure of `N` bytes and where in the file it lies.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl<const N: usize> Fields<N> {
             return Ok(());
         }
         let found = format!("`{}`", self.bytes[..cookie.len()].escape_ascii());
-        Err(malformed(self.offset, name, found, format!("`{}`", cookie.escape_ascii())))
+        Err(FORMAT.malformed(self.offset, name, found, format!("`{}`", cookie.escape_ascii())))
     }
 
     /// `field` is where the checksum stands.
@@ -58,7 +58,7 @@ impl<const N: usize> Fields<N> {
         if found == wanted {
             return Ok(());
         }
-        Err(malformed(self.at(field), name, format!("{found:#010x}"), format!("{wanted:#010x}")))
+        Err(FORMAT.malformed(self.at(field), name, format!("{found:#010x}"), format!("{wanted:#010x}")))
     }
 }
 

@@ -14,7 +14,7 @@
 use super::super::source::Source;
 use super::super::{Format, Limits, Refusal};
 use super::fields::Fields;
-use super::{COOKIE, SECTOR, malformed, unsupported};
+use super::{COOKIE, FORMAT, SECTOR};
 
 pub(super) const FOOTER_BYTES: usize = 512;
 /// Virtual PC wrote footers without the last byte, a zero, before its version of 2004.
@@ -82,7 +82,7 @@ impl Footer {
             let (field, name) = size_field(&fields);
             let found = format!("{} bytes", footer.size_bytes);
             let wanted = format!("at most the {} bytes in front of the footer", footer.data_end);
-            return Err(malformed(fields.at(field), name, found, wanted));
+            return Err(FORMAT.malformed(fields.at(field), name, found, wanted));
         }
         Ok(footer)
     }
@@ -109,14 +109,14 @@ fn load_copy_alone(file: &Source, limits: Limits) -> Result<Footer, Refusal> {
     let size_bytes = file.size_bytes();
     if size_bytes < FOOTER_BYTES as u64 {
         let found = format!("cut off after {size_bytes} bytes");
-        return Err(malformed(0, "footer", found, format!("{FOOTER_BYTES} bytes")));
+        return Err(FORMAT.malformed(0, "footer", found, format!("{FOOTER_BYTES} bytes")));
     }
     let fields = Fields::load(file, 0)?;
     fields.check_cookie(COOKIE, "cookie, as at the end of the file,")?;
     let footer = check(&fields, size_bytes, limits)?;
     if footer.kind == Kind::Fixed {
         let wanted = "3 or 4, for a fixed disk's footer is at the end of the file";
-        return Err(malformed(fields.at(DISK_TYPE), "disk type", FIXED, wanted));
+        return Err(FORMAT.malformed(fields.at(DISK_TYPE), "disk type", FIXED, wanted));
     }
     Ok(footer)
 }
@@ -126,12 +126,17 @@ fn check(fields: &Fields<FOOTER_BYTES>, data_end: u64, limits: Limits) -> Result
     let features = fields.u32(FEATURES);
     if features & !KNOWN_FEATURES != 0 {
         let refused = "it has bits that are not known here";
-        return Err(unsupported(fields.at(FEATURES), "features", format!("{features:#x}"), refused));
+        return Err(FORMAT.unsupported(fields.at(FEATURES), "features", format!("{features:#x}"), refused));
     }
     let version = fields.u32(VERSION);
     if version != VERSION_1 {
         let refused = "only version 1.0, which is 0x10000, is read";
-        return Err(unsupported(fields.at(VERSION), "file format version", format!("{version:#x}"), refused));
+        return Err(FORMAT.unsupported(
+            fields.at(VERSION),
+            "file format version",
+            format!("{version:#x}"),
+            refused,
+        ));
     }
     let kind = match fields.u32(DISK_TYPE) {
         FIXED => Kind::Fixed,
@@ -139,7 +144,7 @@ fn check(fields: &Fields<FOOTER_BYTES>, data_end: u64, limits: Limits) -> Result
         DIFFERENCING => Kind::Differencing,
         other => {
             let wanted = "2 (fixed), 3 (dynamic) or 4 (differencing)";
-            return Err(malformed(fields.at(DISK_TYPE), "disk type", other, wanted));
+            return Err(FORMAT.malformed(fields.at(DISK_TYPE), "disk type", other, wanted));
         }
     };
     Ok(Footer {
@@ -165,7 +170,7 @@ fn check_size(fields: &Fields<FOOTER_BYTES>, limits: Limits) -> Result<u64, Refu
     if size_bytes > LARGEST_DISK_BYTES {
         let found = format!("{size_bytes} bytes");
         let wanted = format!("at most {LARGEST_DISK_BYTES} bytes, which are 2040 GiB");
-        return Err(malformed(fields.at(field), name, found, wanted));
+        return Err(FORMAT.malformed(fields.at(field), name, found, wanted));
     }
     Ok(size_bytes)
 }
@@ -220,7 +225,7 @@ fn check_copy(footer: &Fields<FOOTER_BYTES>, copy: &Fields<FOOTER_BYTES>) -> Res
         let (want, found) = (&footer.bytes[at..at + len], &copy.bytes[at..at + len]);
         if found != want {
             let wanted = format!("0x{}, as at the end of the file", hex(want));
-            return Err(malformed(copy.at(at), field, format!("0x{}", hex(found)), wanted));
+            return Err(FORMAT.malformed(copy.at(at), field, format!("0x{}", hex(found)), wanted));
         }
     }
     Ok(())

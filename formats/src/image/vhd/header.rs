@@ -6,10 +6,11 @@ use std::ops::Range;
 
 use super::super::Refusal;
 use super::super::chain::{Identity, Parent};
+use super::super::quoted::quoted_text;
 use super::super::source::Source;
 use super::fields::Fields;
 use super::footer::{DATA_OFFSET, DISK_TYPE, Footer};
-use super::{SECTOR, malformed, unsupported};
+use super::{FORMAT, SECTOR};
 use crate::Disk;
 
 pub(super) const HEADER_BYTES: usize = 1024;
@@ -50,7 +51,7 @@ impl Header {
         let Some(place) = place else {
             let wanted = format!("{HEADER_BYTES} bytes between the footers, up to byte {}", footer.data_end);
             let at = footer.offset + DATA_OFFSET as u64;
-            return Err(malformed(at, "data offset", footer.header_offset, wanted));
+            return Err(FORMAT.malformed(at, "data offset", footer.header_offset, wanted));
         };
         let fields = Fields::load(file, place.start)?;
         fields.check_cookie(HEADER_COOKIE, "cookie of the dynamic disk header")?;
@@ -59,7 +60,7 @@ impl Header {
         if version != HEADER_VERSION_1 {
             let refused = "only version 1.0, which is 0x10000, is read";
             let found = format!("{version:#x}");
-            return Err(unsupported(fields.at(HEADER_VERSION), "header version", found, refused));
+            return Err(FORMAT.unsupported(fields.at(HEADER_VERSION), "header version", found, refused));
         }
         let block_bytes = check_block_size(&fields)?;
         let table = check_table(&fields, footer, &place, block_bytes)?;
@@ -81,20 +82,19 @@ impl Header {
         parent: Option<Parent>,
     ) -> Result<Box<dyn Disk>, Refusal> {
         let Some(parent) = parent else {
-            let found = format!("4 (differencing, from `{}`)", self.parent_name.escape_debug());
-            let refused = "the image it differs from is needed: name that one with `--backing FILE`";
-            return Err(unsupported(footer.offset + DISK_TYPE as u64, "disk type", found, refused));
+            let found = format!("4 (differencing, from {})", quoted_text(&self.parent_name));
+            return Err(FORMAT.no_backing(footer.offset + DISK_TYPE as u64, "disk type", found));
         };
-        if parent.identity == Some(Identity::Uuid(self.parent_unique_id)) {
+        if parent.identity == Some(Identity::Vhd(self.parent_unique_id)) {
             return Ok(parent.disk);
         }
         let text = |id: [u8; 16]| format!("{:032x}", u128::from_be_bytes(id));
         let wanted = match parent.identity {
-            Some(Identity::Uuid(id)) => format!("{}, the unique id of the backing file", text(id)),
+            Some(Identity::Vhd(id)) => format!("{}, the unique id of the backing file", text(id)),
             _ => "the unique id of the backing file, but that is no VHD".to_owned(),
         };
         let at = self.place.start + PARENT_UNIQUE_ID as u64;
-        Err(malformed(at, "parent unique id", text(self.parent_unique_id), wanted))
+        Err(FORMAT.malformed(at, "parent unique id", text(self.parent_unique_id), wanted))
     }
 }
 
@@ -104,7 +104,7 @@ fn check_block_size(fields: &Fields<HEADER_BYTES>) -> Result<u64, Refusal> {
         return Ok(block_bytes);
     }
     let wanted = format!("a power of two from {} to {}", BLOCK_BYTES.start, BLOCK_BYTES.end - 1);
-    Err(malformed(fields.at(BLOCK_SIZE), "block size", block_bytes, wanted))
+    Err(FORMAT.malformed(fields.at(BLOCK_SIZE), "block size", block_bytes, wanted))
 }
 
 fn check_table(
@@ -117,11 +117,11 @@ fn check_table(
     let needed = footer.size_bytes.div_ceil(block_bytes);
     if entries < needed {
         let wanted = format!("at least {needed}, which the disk's size needs");
-        return Err(malformed(fields.at(TABLE_ENTRIES), "max table entries", entries, wanted));
+        return Err(FORMAT.malformed(fields.at(TABLE_ENTRIES), "max table entries", entries, wanted));
     }
     if needed > MOST_BLOCKS {
         let refused = "disks of more than 4194304 blocks are not read";
-        return Err(unsupported(fields.at(TABLE_ENTRIES), "max table entries", entries, refused));
+        return Err(FORMAT.unsupported(fields.at(TABLE_ENTRIES), "max table entries", entries, refused));
     }
     let start = fields.u64(TABLE_OFFSET);
     match lying_between_footers(footer, start, needed * 4) {
@@ -130,7 +130,7 @@ fn check_table(
             let end = footer.data_end;
             let wanted =
                 format!("{} bytes between the footers, up to byte {end}, apart from the header", needed * 4);
-            Err(malformed(fields.at(TABLE_OFFSET), "table offset", start, wanted))
+            Err(FORMAT.malformed(fields.at(TABLE_OFFSET), "table offset", start, wanted))
         }
     }
 }

@@ -32,6 +32,8 @@ use blocks::Blocks;
 use footer::{Footer, Kind, OLD_FOOTER_BYTES};
 use header::Header;
 
+const FORMAT: Format = Format::Vhd;
+
 pub(super) const COOKIE: &[u8] = b"conectix";
 
 const SECTOR: u64 = 512;
@@ -44,7 +46,7 @@ pub(super) fn ends_with_footer(last: &[u8], size_bytes: u64) -> bool {
 
 pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened, Refusal> {
     let footer = Footer::load(&file, around.limits)?;
-    let identity = Some(Identity::Uuid(footer.unique_id));
+    let identity = Some(Identity::Vhd(footer.unique_id));
     if footer.kind == Kind::Fixed {
         let disk = file.window(0..footer.size_bytes).expect("a fixed image's disk lies in the file");
         return Ok(Opened { identity, ..Opened::new(RawDisk::open(disk, around.limits)?) });
@@ -63,14 +65,4 @@ pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened
 pub(super) fn declared_parent(file: &Source, limits: Limits) -> Result<Option<Format>, Refusal> {
     let footer = Footer::load(file, limits)?;
     Ok((footer.kind == Kind::Differencing).then_some(Format::Vhd))
-}
-
-/// A field that contradicts the specification.
-fn malformed(offset: u64, field: &'static str, found: impl ToString, wanted: impl Into<String>) -> Refusal {
-    let (found, wanted) = (found.to_string(), wanted.into());
-    Refusal::Malformed { format: Format::Vhd, offset, field, found, wanted }
-}
-
-fn unsupported(offset: u64, field: &'static str, found: impl ToString, refused: &'static str) -> Refusal {
-    Refusal::Unsupported { format: Format::Vhd, offset, field, found: found.to_string(), refused }
 }

@@ -16,7 +16,7 @@ use super::super::read_cache::{PAGE_BYTES, ReadCache, Section};
 use super::super::source::Source;
 use super::metadata::Metadata;
 use super::regions::Regions;
-use super::{MIB, corrupt, malformed};
+use super::{FORMAT, MIB};
 use crate::ReadError;
 
 pub(super) const ENTRY_BYTES: u64 = 8;
@@ -58,7 +58,12 @@ impl Bat {
         let region_bytes = regions.bat.end - regions.bat.start;
         if needed > region_bytes {
             let wanted = format!("at least {needed}, which the disk's size needs");
-            return Err(malformed(regions.bat.start, "length of the BAT region", region_bytes, wanted));
+            return Err(FORMAT.malformed(
+                regions.bat.start,
+                "length of the BAT region",
+                region_bytes,
+                wanted,
+            ));
         }
         Ok(Bat { metadata, regions, pages: cache.section() })
     }
@@ -82,8 +87,9 @@ impl Bat {
     /// The block that the entry with number `entry`, which is on `page`, describes.
     fn block(&self, file: &Source, number: u64, entry: u64, page: &[u8]) -> Result<Block, ReadError> {
         let value = entry_on(page, entry);
-        let wrong =
-            |found: String, wanted| Err(corrupt(self.offset_of_entry(entry), "BAT entry", found, wanted));
+        let wrong = |found: String, wanted| {
+            Err(FORMAT.corrupt(self.offset_of_entry(entry), "BAT entry", found, wanted))
+        };
         if value & RESERVED != 0 {
             return wrong(format!("{value:#x}"), "its reserved bits must be 0");
         }
@@ -148,7 +154,12 @@ impl Bat {
         let page = self.page(file, entry / ENTRIES_PER_PAGE)?;
         let value = entry_on(&page, entry);
         let wrong = |wanted| {
-            Err(corrupt(self.offset_of_entry(entry), "sector bitmap entry", format!("{value:#x}"), wanted))
+            Err(FORMAT.corrupt(
+                self.offset_of_entry(entry),
+                "sector bitmap entry",
+                format!("{value:#x}"),
+                wanted,
+            ))
         };
         if value & RESERVED != 0 || value & STATE != BITMAP_PRESENT {
             return wrong("a partially present block needs a sector bitmap: state 6, reserved bits 0");

@@ -13,7 +13,7 @@ use super::super::Refusal;
 use super::super::source::Source;
 use super::guid::Guid;
 use super::sealed::{self, Fields};
-use super::{MIB, malformed, unsupported};
+use super::{FORMAT, MIB};
 
 /// Headers and region tables lie below; everything else above.
 pub(super) const SECTION_BYTES: u64 = MIB;
@@ -58,7 +58,7 @@ impl Header {
         let fields = Fields { bytes: &bytes, offset };
         let version = fields.u16(VERSION);
         if version != 1 {
-            return Err(unsupported(fields.at(VERSION), "Version", version, "only version 1 is read"));
+            return Err(FORMAT.unsupported(fields.at(VERSION), "Version", version, "only version 1 is read"));
         }
         Ok(Header { data_write: fields.guid(DATA_WRITE_GUID), log: log(file, &fields)? })
     }
@@ -68,11 +68,11 @@ fn check_identifier(file: &Source) -> Result<(), Refusal> {
     let magic = file.start(super::MAGIC.len())?;
     if magic != super::MAGIC {
         let found = format!("`{}`", magic.escape_ascii());
-        return Err(malformed(0, "file type identifier", found, "`vhdxfile`"));
+        return Err(FORMAT.malformed(0, "file type identifier", found, "`vhdxfile`"));
     }
     if !file.holds(0, SECTION_BYTES) {
         let found = format!("cut off after {} bytes", file.size_bytes());
-        return Err(malformed(0, "header section", found, format!("{SECTION_BYTES} bytes")));
+        return Err(FORMAT.malformed(0, "header section", found, format!("{SECTION_BYTES} bytes")));
     }
     Ok(())
 }
@@ -91,7 +91,7 @@ fn current(first: Loaded, second: Loaded) -> Result<(u64, Vec<u8>), Refusal> {
         (Ok(first), Ok(second)) if number(&first) < number(&second) => Ok((OFFSETS[1], second)),
         (Ok(first), Ok(_)) => {
             let found = format!("{}, as in the other header, which differs", number(&first));
-            Err(malformed(
+            Err(FORMAT.malformed(
                 OFFSETS[0] + SEQUENCE_NUMBER as u64,
                 "SequenceNumber",
                 found,
@@ -100,7 +100,7 @@ fn current(first: Loaded, second: Loaded) -> Result<(u64, Vec<u8>), Refusal> {
         }
         (Err(first), Err(second)) => {
             let found = format!("{first}; that at byte {} is {second}", OFFSETS[1]);
-            Err(malformed(OFFSETS[0], "header", found, "one of both with `head` and its CRC-32C"))
+            Err(FORMAT.malformed(OFFSETS[0], "header", found, "one of both with `head` and its CRC-32C"))
         }
     }
 }
@@ -110,11 +110,11 @@ fn log(file: &Source, fields: &Fields<'_>) -> Result<Log, Refusal> {
     let version = fields.u16(LOG_VERSION);
     if guid != Guid::ZERO && version != 0 {
         let refused = "only version 0 of the log is read";
-        return Err(unsupported(fields.at(LOG_VERSION), "LogVersion", version, refused));
+        return Err(FORMAT.unsupported(fields.at(LOG_VERSION), "LogVersion", version, refused));
     }
     let length = u64::from(fields.u32(LOG_LENGTH));
     if !length.is_multiple_of(MIB) {
-        return Err(malformed(fields.at(LOG_LENGTH), "LogLength", length, "whole mebibytes"));
+        return Err(FORMAT.malformed(fields.at(LOG_LENGTH), "LogLength", length, "whole mebibytes"));
     }
     if length == 0 {
         return Ok(Log { guid, range: SECTION_BYTES..SECTION_BYTES });
@@ -122,11 +122,11 @@ fn log(file: &Source, fields: &Fields<'_>) -> Result<Log, Refusal> {
     let offset = fields.u64(LOG_OFFSET);
     if !offset.is_multiple_of(MIB) || offset < SECTION_BYTES {
         let wanted = "whole mebibytes, past the first one";
-        return Err(malformed(fields.at(LOG_OFFSET), "LogOffset", offset, wanted));
+        return Err(FORMAT.malformed(fields.at(LOG_OFFSET), "LogOffset", offset, wanted));
     }
     if !file.holds(offset, length) {
         let wanted = format!("{length} bytes that lie in the file, which has {}", file.size_bytes());
-        return Err(malformed(fields.at(LOG_OFFSET), "LogOffset", offset, wanted));
+        return Err(FORMAT.malformed(fields.at(LOG_OFFSET), "LogOffset", offset, wanted));
     }
     Ok(Log { guid, range: offset..offset + length })
 }

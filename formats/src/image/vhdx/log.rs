@@ -16,11 +16,11 @@ use std::ops::Range;
 use super::super::Refusal;
 use super::super::chain::Memory;
 use super::super::source::Source;
+use super::FORMAT;
 use super::guid::Guid;
 use super::header::Log;
 use super::sealed::{CHECKSUM, Fields};
 use super::shadow::Shadow;
-use super::{malformed, unsupported};
 
 const SECTOR: u64 = 4096;
 const ENTRY_SIGNATURE: &[u8] = b"loge";
@@ -103,7 +103,7 @@ impl Ring<'_> {
     fn active_sequence(&self) -> Result<Vec<Entry>, Refusal> {
         if self.bytes() > LARGEST_LOG {
             let found = format!("{} bytes long", self.bytes());
-            return Err(unsupported(self.range.start, "log", found, TOO_LONG));
+            return Err(FORMAT.unsupported(self.range.start, "log", found, TOO_LONG));
         }
         let mut allowance = MOST_PASSES * self.bytes();
         let mut active: Vec<Entry> = Vec::new();
@@ -123,7 +123,12 @@ impl Ring<'_> {
         if active.is_empty() {
             let wanted = "at least one, for the header says that the log is in use: \
                 have the disk copied to a new image where it was made";
-            return Err(malformed(self.range.start, "log", "without a valid sequence of entries", wanted));
+            return Err(FORMAT.malformed(
+                self.range.start,
+                "log",
+                "without a valid sequence of entries",
+                wanted,
+            ));
         }
         Ok(active)
     }
@@ -169,7 +174,7 @@ impl Ring<'_> {
         }
         *allowance = allowance.checked_sub(entry.bytes).ok_or_else(|| {
             let found = "full of entries that are not whole";
-            unsupported(self.range.start, "log", found, TOO_LONG)
+            FORMAT.unsupported(self.range.start, "log", found, TOO_LONG)
         })?;
         let is_whole = self.is_whole(&entry, fields.u32(CHECKSUM))?;
         Ok(is_whole.then_some(entry))
@@ -211,11 +216,11 @@ impl Ring<'_> {
         if head.flushed_file_offset > size_bytes {
             let wanted = format!("at most {size_bytes}, which the file has; its end is missing");
             let at = self.offset(head.at) + FLUSHED_FILE_OFFSET as u64;
-            return Err(malformed(at, "FlushedFileOffset", head.flushed_file_offset, wanted));
+            return Err(FORMAT.malformed(at, "FlushedFileOffset", head.flushed_file_offset, wanted));
         }
         if head.last_file_offset > LARGEST_FILE {
             let at = self.offset(head.at) + LAST_FILE_OFFSET as u64;
-            return Err(malformed(
+            return Err(FORMAT.malformed(
                 at,
                 "LastFileOffset",
                 head.last_file_offset,
@@ -225,7 +230,7 @@ impl Ring<'_> {
         let descriptors: u64 = entries.iter().map(|entry| entry.descriptors).sum();
         if descriptors > MOST_DESCRIPTORS {
             let found = format!("in use, with {descriptors} changes");
-            return Err(unsupported(self.range.start, "log", found, TOO_LONG));
+            return Err(FORMAT.unsupported(self.range.start, "log", found, TOO_LONG));
         }
         let mut shadow = Shadow::new(size_bytes, head.last_file_offset, MOST_REPLAYED_BYTES)?;
         for entry in entries {
@@ -242,12 +247,17 @@ impl Ring<'_> {
             for (index, bytes) in entry.descriptors_in(&sector, number) {
                 let at = self.offset(sector_at) + (index * DESCRIPTOR_BYTES) as u64;
                 let Some(descriptor) = Descriptor::parse(bytes, entry.sequence_number) else {
-                    return Err(malformed(at, "log descriptor", "changing", "a file that keeps still"));
+                    return Err(FORMAT.malformed(
+                        at,
+                        "log descriptor",
+                        "changing",
+                        "a file that keeps still",
+                    ));
                 };
                 if !shadow.holds(descriptor.range()) {
                     let found = format!("for bytes {:?} of the file", descriptor.range());
                     let wanted = format!("bytes that it has, of which there are {}", shadow.size_bytes());
-                    return Err(malformed(at, "log descriptor", found, wanted));
+                    return Err(FORMAT.malformed(at, "log descriptor", found, wanted));
                 }
                 self.apply(descriptor, &mut data_at, shadow)?;
             }
@@ -267,7 +277,7 @@ impl Ring<'_> {
         *data_at += SECTOR;
         if !shadow.write(offset, &content)? {
             let found = format!("in use, with changes of more than {MOST_REPLAYED_BYTES} bytes");
-            return Err(unsupported(self.range.start, "log", found, TOO_LONG));
+            return Err(FORMAT.unsupported(self.range.start, "log", found, TOO_LONG));
         }
         Ok(())
     }

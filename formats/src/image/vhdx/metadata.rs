@@ -11,7 +11,7 @@ use super::super::source::Source;
 use super::super::{Format, Limits, Refusal};
 use super::guid::Guid;
 use super::sealed::Fields;
-use super::{MIB, malformed, unsupported};
+use super::{FORMAT, MIB};
 
 pub(super) const TABLE_BYTES: usize = 64 << 10;
 pub(super) const SIGNATURE: &[u8] = b"metadata";
@@ -136,12 +136,17 @@ impl<'a> Items<'a> {
         let header = Fields { bytes: &table, offset: region.start };
         if !table.starts_with(SIGNATURE) {
             let found = format!("`{}`", table[..SIGNATURE.len()].escape_ascii());
-            return Err(malformed(region.start, "metadata table", found, "`metadata`"));
+            return Err(FORMAT.malformed(region.start, "metadata table", found, "`metadata`"));
         }
         let count = header.u16(ENTRY_COUNT);
         if count > MOST_ENTRIES {
             let wanted = format!("at most {MOST_ENTRIES}");
-            return Err(malformed(header.at(ENTRY_COUNT), "EntryCount of the metadata", count, wanted));
+            return Err(FORMAT.malformed(
+                header.at(ENTRY_COUNT),
+                "EntryCount of the metadata",
+                count,
+                wanted,
+            ));
         }
         let (mut known, mut names, mut places) = (Vec::new(), Vec::new(), Vec::new());
         let entries = table[HEADER_BYTES..].chunks_exact(ENTRY_BYTES).take(usize::from(count));
@@ -155,7 +160,7 @@ impl<'a> Items<'a> {
                 known.push((guid, place));
             } else if entry.u32(FLAGS) & IS_REQUIRED != 0 {
                 let refused = "the file needs an item that is not known here";
-                return Err(unsupported(entry.at(0), "metadata item", guid, refused));
+                return Err(FORMAT.unsupported(entry.at(0), "metadata item", guid, refused));
             }
         }
         check_names(names, header.at(ENTRY_COUNT))?;
@@ -165,8 +170,14 @@ impl<'a> Items<'a> {
 
     fn range(&self, guid: Guid, name: &'static str) -> Result<Range<u64>, Refusal> {
         let found = self.known.iter().find(|(known, _)| *known == guid);
-        let missing =
-            || malformed(self.region.start, "metadata table", format!("without {name}"), "all system items");
+        let missing = || {
+            FORMAT.malformed(
+                self.region.start,
+                "metadata table",
+                format!("without {name}"),
+                "all system items",
+            )
+        };
         found.map(|(_, range)| range.clone()).ok_or_else(missing)
     }
 
@@ -175,7 +186,12 @@ impl<'a> Items<'a> {
         let range = self.range(guid, name)?;
         let len = range.end - range.start;
         if len != N as u64 {
-            return Err(malformed(range.start, name, format!("{len} bytes long"), format!("{N} bytes")));
+            return Err(FORMAT.malformed(
+                range.start,
+                name,
+                format!("{len} bytes long"),
+                format!("{N} bytes"),
+            ));
         }
         let mut bytes = [0; N];
         self.file.read(range.start, &mut bytes)?;
@@ -189,11 +205,11 @@ impl<'a> Items<'a> {
         let (block_bytes, flags) = (u64::from(fields.u32(0)), fields.u32(4));
         if !BLOCK_BYTES.contains(&block_bytes) || !block_bytes.is_power_of_two() {
             let wanted = "a power of two from 1 MiB to 256 MiB";
-            return Err(malformed(fields.at(0), "BlockSize", block_bytes, wanted));
+            return Err(FORMAT.malformed(fields.at(0), "BlockSize", block_bytes, wanted));
         }
         if flags & !KNOWN_PARAMETERS != 0 {
             let refused = "it has bits that are not known here";
-            return Err(unsupported(fields.at(4), "file parameters", format!("{flags:#x}"), refused));
+            return Err(FORMAT.unsupported(fields.at(4), "file parameters", format!("{flags:#x}"), refused));
         }
         Ok((block_bytes, (flags & HAS_PARENT != 0).then(|| fields.at(4))))
     }
@@ -202,7 +218,7 @@ impl<'a> Items<'a> {
         let (bytes, offset) = self.bytes(guid, name)?;
         match u32::from_le_bytes(bytes) {
             sector @ (512 | 4096) => Ok(u64::from(sector)),
-            other => Err(malformed(offset, name, other, "512 or 4096")),
+            other => Err(FORMAT.malformed(offset, name, other, "512 or 4096")),
         }
     }
 
@@ -215,7 +231,7 @@ impl<'a> Items<'a> {
         }
         if !size_bytes.is_multiple_of(sector_bytes) || size_bytes > LARGEST_DISK {
             let wanted = format!("whole sectors of {sector_bytes} bytes, and at most 64 TiB");
-            return Err(malformed(offset, "VirtualDiskSize", size_bytes, wanted));
+            return Err(FORMAT.malformed(offset, "VirtualDiskSize", size_bytes, wanted));
         }
         Ok(size_bytes)
     }
@@ -229,13 +245,13 @@ fn item(region: &Range<u64>, entry: &Fields<'_>) -> Result<Range<u64>, Refusal> 
     }
     if length == 0 || length > MIB {
         let wanted = "at most 1 MiB, and 0 only where the offset is 0";
-        return Err(malformed(entry.at(LENGTH), "Length of a metadata item", length, wanted));
+        return Err(FORMAT.malformed(entry.at(LENGTH), "Length of a metadata item", length, wanted));
     }
     let region_bytes = region.end - region.start;
     if offset < TABLE_BYTES as u64 || offset + length > region_bytes {
         let wanted =
             format!("{length} bytes past the table that lie in the region, which has {region_bytes}");
-        return Err(malformed(entry.at(OFFSET), "Offset of a metadata item", offset, wanted));
+        return Err(FORMAT.malformed(entry.at(OFFSET), "Offset of a metadata item", offset, wanted));
     }
     Ok(region.start + offset..region.start + offset + length)
 }
@@ -245,11 +261,11 @@ fn check_names(mut names: Vec<(Guid, bool, u64)>, count_at: u64) -> Result<(), R
     let of_users = names.iter().filter(|(_, is_user, _)| *is_user).count();
     if of_users > MOST_USER_ENTRIES {
         let wanted = format!("at most {MOST_USER_ENTRIES} that are a user's");
-        return Err(malformed(count_at, "EntryCount of the metadata", of_users, wanted));
+        return Err(FORMAT.malformed(count_at, "EntryCount of the metadata", of_users, wanted));
     }
     names.sort();
     match names.windows(2).find(|pair| (pair[0].0, pair[0].1) == (pair[1].0, pair[1].1)) {
-        Some(pair) => Err(malformed(pair[1].2, "metadata item", pair[1].0, "each item once")),
+        Some(pair) => Err(FORMAT.malformed(pair[1].2, "metadata item", pair[1].0, "each item once")),
         None => Ok(()),
     }
 }
@@ -261,7 +277,7 @@ fn check_apart(mut places: Vec<(Range<u64>, u64)>) -> Result<(), Refusal> {
     match places.windows(2).find(|pair| pair[1].0.start < pair[0].0.end) {
         Some([_, (range, at)]) => {
             let found = format!("that of byte {}", range.start);
-            Err(malformed(*at, "Offset of a metadata item", found, "items that do not overlap"))
+            Err(FORMAT.malformed(*at, "Offset of a metadata item", found, "items that do not overlap"))
         }
         _ => Ok(()),
     }

@@ -29,11 +29,12 @@ use super::chain::{Identity, Opened, Surroundings};
 use super::mapped::MappedDisk;
 use super::source::Source;
 use super::{Format, Refusal};
-use crate::ReadError;
 use bat::Bat;
 use header::Header;
 use metadata::Metadata;
 use regions::Regions;
+
+const FORMAT: Format = Format::Vhdx;
 
 pub(super) const MAGIC: &[u8] = b"vhdxfile";
 
@@ -52,20 +53,6 @@ pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened
         None => None,
     };
     let bat = Bat::new(metadata, regions, &around.memory.cache)?;
-    let identity = Some(Identity::Uuid(header.data_write.0));
+    let identity = Some(Identity::Vhdx(header.data_write.0));
     Ok(Opened { identity, ..Opened::new(MappedDisk::new(file, bat, parent)) })
-}
-
-fn corrupt(offset: u64, field: &'static str, found: String, wanted: &'static str) -> ReadError {
-    ReadError::Corrupt { format: Format::Vhdx.name(), offset, field, found, wanted }
-}
-
-/// A field that contradicts the specification.
-fn malformed(offset: u64, field: &'static str, found: impl ToString, wanted: impl Into<String>) -> Refusal {
-    let (found, wanted) = (found.to_string(), wanted.into());
-    Refusal::Malformed { format: Format::Vhdx, offset, field, found, wanted }
-}
-
-fn unsupported(offset: u64, field: &'static str, found: impl ToString, refused: &'static str) -> Refusal {
-    Refusal::Unsupported { format: Format::Vhdx, offset, field, found: found.to_string(), refused }
 }

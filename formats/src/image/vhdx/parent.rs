@@ -6,11 +6,12 @@
 
 use super::super::Refusal;
 use super::super::chain::{Identity, Parent};
+use super::super::quoted::quoted_text;
 use super::super::source::Source;
+use super::FORMAT;
 use super::guid::Guid;
 use super::metadata::ParentItem;
 use super::sealed::Fields;
-use super::{malformed, unsupported};
 
 const VHDX_LOCATOR: Guid = Guid::new(0xb04aefb7_d19e_4a81_b789_25b8e9445913);
 const HEADER_BYTES: usize = 20;
@@ -26,7 +27,6 @@ const VALUE_LENGTH: usize = 10;
 const LINKAGES: [&str; 2] = ["parent_linkage", "parent_linkage2"];
 const PATHS: [&str; 3] = ["relative_path", "absolute_win32_path", "volume_path"];
 
-const WITHOUT_PARENT: &str = "the image is a difference to another one: give that with `--backing FILE`";
 const NO_VHDX: &str = "only differences to another VHDX image are read";
 
 /// Checks that `parent` is in the state that the image was made from.
@@ -37,25 +37,25 @@ pub(super) fn check(file: &Source, item: &ParentItem, parent: Option<&Parent>) -
     let Some(parent) = parent else {
         let path = PATHS.iter().find_map(|key| locator.value(key));
         let found = match path {
-            Some((path, _)) => format!("set, and its parent is `{}`", path.escape_debug()),
+            Some((path, _)) => format!("set, and its parent is {}", quoted_text(&path)),
             None => "set".to_owned(),
         };
-        return Err(unsupported(item.flag_at, "HasParent", found, WITHOUT_PARENT));
+        return Err(FORMAT.no_backing(item.flag_at, "HasParent", found));
     };
     let linkages = LINKAGES.map(|key| locator.value(key));
     let Some((linkage, at)) = &linkages[0] else {
         let wanted = "the key `parent_linkage`";
-        return Err(malformed(item.locator.start, "parent locator", "without a linkage", wanted));
+        return Err(FORMAT.malformed(item.locator.start, "parent locator", "without a linkage", wanted));
     };
-    let Some(Identity::Uuid(state)) = parent.identity else {
-        return Err(unsupported(*at, "parent_linkage", format!("`{}`", linkage.escape_debug()), NO_VHDX));
+    let Some(Identity::Vhdx(state)) = parent.identity else {
+        return Err(FORMAT.unsupported(*at, "parent_linkage", quoted_text(linkage), NO_VHDX));
     };
     let same = |(linkage, _): &(String, u64)| Guid::from_braced(linkage) == Some(Guid(state));
     if linkages.iter().flatten().any(same) {
         return Ok(());
     }
     let wanted = format!("`{}`, the state of the image that was handed over", Guid(state));
-    Err(malformed(*at, "parent_linkage", format!("`{}`", linkage.escape_debug()), wanted))
+    Err(FORMAT.malformed(*at, "parent_linkage", quoted_text(linkage), wanted))
 }
 
 /// A parent locator, all of whose entries lie in it.
@@ -67,23 +67,23 @@ impl<'a> Locator<'a> {
     fn parse(fields: Fields<'a>) -> Result<Self, Refusal> {
         if fields.bytes.len() < HEADER_BYTES {
             let found = format!("{} bytes long", fields.bytes.len());
-            return Err(malformed(fields.offset, "parent locator", found, "at least 20 bytes"));
+            return Err(FORMAT.malformed(fields.offset, "parent locator", found, "at least 20 bytes"));
         }
         if fields.guid(0) != VHDX_LOCATOR {
-            return Err(unsupported(fields.offset, "LocatorType", fields.guid(0), NO_VHDX));
+            return Err(FORMAT.unsupported(fields.offset, "LocatorType", fields.guid(0), NO_VHDX));
         }
         let room = (fields.bytes.len() - HEADER_BYTES) / ENTRY_BYTES;
         let count = fields.u16(KEY_VALUE_COUNT);
         if usize::from(count) > room {
             let wanted = format!("at most {room}, which the item has room for");
-            return Err(malformed(fields.at(KEY_VALUE_COUNT), "KeyValueCount", count, wanted));
+            return Err(FORMAT.malformed(fields.at(KEY_VALUE_COUNT), "KeyValueCount", count, wanted));
         }
         let locator = Locator { fields };
         for entry in locator.entries() {
             for (offset, length) in [(0, KEY_LENGTH), (VALUE_OFFSET, VALUE_LENGTH)] {
                 if locator.text(&entry, offset, length).is_none() {
                     let wanted = "a text that lies in the parent locator";
-                    return Err(malformed(
+                    return Err(FORMAT.malformed(
                         entry.at(offset),
                         "parent locator entry",
                         entry.u32(offset),

@@ -9,7 +9,7 @@ use super::super::source::Source;
 use super::guid::Guid;
 use super::header::SECTION_BYTES;
 use super::sealed::{self, Fields};
-use super::{MIB, malformed, unsupported};
+use super::{FORMAT, MIB};
 
 pub(super) const OFFSETS: [u64; 2] = [192 << 10, 256 << 10];
 pub(super) const TABLE_BYTES: usize = 64 << 10;
@@ -44,7 +44,7 @@ impl Regions {
         let count = header.u32(ENTRY_COUNT);
         if count > MOST_ENTRIES {
             let wanted = format!("at most {MOST_ENTRIES}");
-            return Err(malformed(header.at(ENTRY_COUNT), "EntryCount", count, wanted));
+            return Err(FORMAT.malformed(header.at(ENTRY_COUNT), "EntryCount", count, wanted));
         }
         let (mut bat, mut metadata) = (None, None);
         let mut taken = vec![(offset, 0..SECTION_BYTES), (offset, log.clone())];
@@ -58,19 +58,19 @@ impl Regions {
                 METADATA => metadata.replace(region.clone()),
                 _ if entry.u32(REQUIRED) != 0 => {
                     let refused = "the file needs a region that is not known here";
-                    return Err(unsupported(entry.at(0), "region", guid, refused));
+                    return Err(FORMAT.unsupported(entry.at(0), "region", guid, refused));
                 }
                 _ => None,
             };
             if known.is_some() {
-                return Err(malformed(entry.at(0), "region", guid, "each region once"));
+                return Err(FORMAT.malformed(entry.at(0), "region", guid, "each region once"));
             }
             taken.push((entry.at(FILE_OFFSET), region));
         }
         let taken = apart(taken)?;
         match (bat, metadata) {
             (Some(bat), Some(metadata)) => Ok(Regions { bat, metadata, taken }),
-            _ => Err(malformed(offset, "region table", "incomplete", "a BAT and a metadata region")),
+            _ => Err(FORMAT.malformed(offset, "region table", "incomplete", "a BAT and a metadata region")),
         }
     }
 
@@ -91,7 +91,12 @@ fn current(file: &Source) -> Result<(u64, Vec<u8>), Refusal> {
         Ok(table) => Ok((OFFSETS[1], table)),
         Err(second) => {
             let found = format!("{flaw}; that at byte {} is {second}", OFFSETS[1]);
-            Err(malformed(OFFSETS[0], "region table", found, "one of both with `regi` and its CRC-32C"))
+            Err(FORMAT.malformed(
+                OFFSETS[0],
+                "region table",
+                found,
+                "one of both with `regi` and its CRC-32C",
+            ))
         }
     }
 }
@@ -100,14 +105,14 @@ fn region(file: &Source, entry: &Fields<'_>) -> Result<Range<u64>, Refusal> {
     let (offset, length) = (entry.u64(FILE_OFFSET), u64::from(entry.u32(LENGTH)));
     if !offset.is_multiple_of(MIB) || offset < SECTION_BYTES {
         let wanted = "whole mebibytes, past the first one";
-        return Err(malformed(entry.at(FILE_OFFSET), "FileOffset of a region", offset, wanted));
+        return Err(FORMAT.malformed(entry.at(FILE_OFFSET), "FileOffset of a region", offset, wanted));
     }
     if !length.is_multiple_of(MIB) || length == 0 {
-        return Err(malformed(entry.at(LENGTH), "Length of a region", length, "whole mebibytes"));
+        return Err(FORMAT.malformed(entry.at(LENGTH), "Length of a region", length, "whole mebibytes"));
     }
     if !file.holds(offset, length) {
         let wanted = format!("{length} bytes that lie in the file, which has {}", file.size_bytes());
-        return Err(malformed(entry.at(FILE_OFFSET), "FileOffset of a region", offset, wanted));
+        return Err(FORMAT.malformed(entry.at(FILE_OFFSET), "FileOffset of a region", offset, wanted));
     }
     Ok(offset..offset + length)
 }
@@ -120,7 +125,7 @@ fn apart(mut ranges: Vec<(u64, Range<u64>)>) -> Result<Vec<Range<u64>>, Refusal>
         let ((_, before), (field, after)) = (&pair[0], &pair[1]);
         if after.start < before.end {
             let wanted = format!("an offset past {}, where another region or the log ends", before.end);
-            return Err(malformed(*field, "FileOffset of a region", after.start, wanted));
+            return Err(FORMAT.malformed(*field, "FileOffset of a region", after.start, wanted));
         }
     }
     Ok(ranges.into_iter().map(|(_, range)| range).collect())

@@ -7,9 +7,10 @@
 //! Source: "Virtual Disk Format 5.0", "The Descriptor File"; where it is silent, what VirtualBox and QEMU 7.2 accept.
 
 use super::super::Refusal;
-use super::super::chain::{Identity, Parent, Surroundings, WITHOUT_PARENT};
+use super::super::chain::{Identity, Parent, Surroundings};
+use super::super::quoted::quoted;
 use super::header::Header;
-use super::{SECTOR, malformed, unsupported};
+use super::{FORMAT, SECTOR};
 
 const NO_PARENT: u32 = u32::MAX;
 
@@ -22,9 +23,6 @@ const ESX_SNAPSHOT: &str = "the sparse formats that only ESX uses are not read: 
 const HOST_DEVICE: &str =
     "it stands for a device of the host that made it: have that copied into an image there";
 const NOT_IN_ONE_FILE: &str = "only streamOptimized and monolithicSparse lie in one file: open the descriptor file, which names all of them";
-
-/// The length up to which text from the file appears in messages, in bytes.
-const QUOTED_BYTES: usize = 64;
 
 /// Whether a file that starts with `start` is a descriptor file.
 pub(super) fn is_descriptor_file(start: &[u8]) -> bool {
@@ -87,7 +85,7 @@ impl<'a> Descriptor<'a> {
         text.check_not_encrypted()?;
         let kind = match text.value("createType")? {
             Some(kind) => kind,
-            None => return Err(malformed(offset, "createType", "missing", "the disk's kind")),
+            None => return Err(FORMAT.malformed(offset, "createType", "missing", "the disk's kind")),
         };
         check_kind(kind)?;
         let cid = text.value("CID")?.and_then(|cid| cid.hex());
@@ -102,7 +100,7 @@ impl<'a> Descriptor<'a> {
     pub(super) fn take_parent(&self, around: &mut Surroundings<'_>) -> Result<Option<Parent>, Refusal> {
         let Some((line, cid)) = self.parent else { return Ok(None) };
         let Some(parent) = around.parent.take() else {
-            return Err(unsupported(line.offset, "parentCID", line.quoted(), WITHOUT_PARENT));
+            return Err(FORMAT.no_backing(line.offset, "parentCID", line.quoted()));
         };
         let wanted = match parent.identity {
             Some(Identity::Cid(found)) if found == cid => return Ok(Some(parent)),
@@ -111,7 +109,7 @@ impl<'a> Descriptor<'a> {
             }
             _ => "a backing file that has a CID, which only a VMDK has".to_owned(),
         };
-        Err(malformed(line.offset, "parentCID", line.quoted(), wanted))
+        Err(FORMAT.malformed(line.offset, "parentCID", line.quoted(), wanted))
     }
 
     /// Checks that the file whose header this is can be the whole disk; gives the disk's size in sectors.
@@ -119,10 +117,15 @@ impl<'a> Descriptor<'a> {
     /// Writers may round the header's size up to a whole grain. The descriptor's is what the guest saw.
     pub(super) fn check_embedded(&self, header: &Header) -> Result<u64, Refusal> {
         if ![&b"streamOptimized"[..], b"monolithicSparse"].iter().any(|kind| self.kind.is(kind)) {
-            return Err(unsupported(self.kind.offset, "createType", self.kind.quoted(), NOT_IN_ONE_FILE));
+            return Err(FORMAT.unsupported(
+                self.kind.offset,
+                "createType",
+                self.kind.quoted(),
+                NOT_IN_ONE_FILE,
+            ));
         }
         if let Some(second) = self.extents.get(1) {
-            return Err(unsupported(
+            return Err(FORMAT.unsupported(
                 second.line.offset,
                 "second extent",
                 second.line.quoted(),
@@ -131,11 +134,16 @@ impl<'a> Descriptor<'a> {
         }
         let Extent { line, sectors, kind } = &self.extents[0];
         if !matches!(kind, ExtentKind::Sparse { .. }) {
-            return Err(unsupported(line.offset, "extent description", line.quoted(), NOT_IN_ONE_FILE));
+            return Err(FORMAT.unsupported(
+                line.offset,
+                "extent description",
+                line.quoted(),
+                NOT_IN_ONE_FILE,
+            ));
         }
         if !header.has_grains_of(*sectors) {
             let wanted = format!("the header's capacity, {} sectors", header.size_bytes() / SECTOR);
-            return Err(malformed(line.offset, "extent description", line.quoted(), wanted));
+            return Err(FORMAT.malformed(line.offset, "extent description", line.quoted(), wanted));
         }
         Ok(*sectors)
     }
@@ -143,7 +151,9 @@ impl<'a> Descriptor<'a> {
     /// The disk's size in sectors.
     pub(super) fn sectors(&self) -> Result<u64, Refusal> {
         let sum = self.extents.iter().try_fold(0u64, |sum, extent| sum.checked_add(extent.sectors));
-        sum.ok_or_else(|| malformed(self.offset, "size of all extents", "2^64 sectors or more", "less"))
+        sum.ok_or_else(|| {
+            FORMAT.malformed(self.offset, "size of all extents", "2^64 sectors or more", "less")
+        })
     }
 }
 
@@ -173,7 +183,7 @@ fn check_kind(kind: Line<'_>) -> Result<(), Refusal> {
     }
     let refused = REFUSED.iter().find(|(refused, _)| kind.is(refused));
     let why = refused.map_or("that kind of disk is not known here", |&(_, why)| why);
-    Err(unsupported(kind.offset, "createType", kind.quoted(), why))
+    Err(FORMAT.unsupported(kind.offset, "createType", kind.quoted(), why))
 }
 
 struct Text<'a> {
@@ -208,7 +218,7 @@ impl<'a> Text<'a> {
         let mut values = self.values().filter(|(found, _)| found.eq_ignore_ascii_case(key.as_bytes()));
         let first = values.next().map(|(_, value)| value);
         match values.next() {
-            Some((_, second)) => Err(malformed(second.offset, key, "there twice", "it once")),
+            Some((_, second)) => Err(FORMAT.malformed(second.offset, key, "there twice", "it once")),
             None => Ok(first),
         }
     }
@@ -226,7 +236,7 @@ impl<'a> Text<'a> {
         match encrypted {
             Some((key, line)) => {
                 let found = Line { text: key, ..line }.quoted();
-                Err(unsupported(line.offset, "key", found, ENCRYPTED))
+                Err(FORMAT.unsupported(line.offset, "key", found, ENCRYPTED))
             }
             None => Ok(()),
         }
@@ -239,7 +249,7 @@ impl<'a> Text<'a> {
             Some(line) => match line.hex() {
                 None => {
                     let wanted = "a number of up to 8 hex digits";
-                    return Err(malformed(line.offset, "parentCID", line.quoted(), wanted));
+                    return Err(FORMAT.malformed(line.offset, "parentCID", line.quoted(), wanted));
                 }
                 // Some writers mean by 0 that there is none.
                 Some(NO_PARENT) => None,
@@ -250,7 +260,7 @@ impl<'a> Text<'a> {
         match (cid, hint) {
             (None, Some(hint)) => {
                 let wanted = "none, for parentCID says that there is no parent";
-                Err(malformed(hint.offset, "parentFileNameHint", hint.quoted(), wanted))
+                Err(FORMAT.malformed(hint.offset, "parentFileNameHint", hint.quoted(), wanted))
             }
             (cid, _) => Ok(cid),
         }
@@ -262,12 +272,17 @@ impl<'a> Text<'a> {
         for line in self.lines().filter(Line::is_extent) {
             if extents.len() == MOST_EXTENTS {
                 let wanted = format!("at most {MOST_EXTENTS} extents");
-                return Err(malformed(line.offset, "extent description", "one more", wanted));
+                return Err(FORMAT.malformed(line.offset, "extent description", "one more", wanted));
             }
             extents.push(line.extent(encoding)?);
         }
         if extents.is_empty() {
-            return Err(malformed(self.offset, "extent description", "missing", "at least one extent"));
+            return Err(FORMAT.malformed(
+                self.offset,
+                "extent description",
+                "missing",
+                "at least one extent",
+            ));
         }
         Ok(extents)
     }
@@ -292,8 +307,9 @@ impl<'a> Line<'a> {
 
     /// Parses `ACCESS SECTORS TYPE ["NAME" [FIRST SECTOR]]`.
     fn extent(self, encoding: Encoding) -> Result<Extent<'a>, Refusal> {
-        let refused = |why| Err(unsupported(self.offset, "extent description", self.quoted(), why));
-        let wrong = |wanted: &str| Err(malformed(self.offset, "extent description", self.quoted(), wanted));
+        let refused = |why| Err(FORMAT.unsupported(self.offset, "extent description", self.quoted(), why));
+        let wrong =
+            |wanted: &str| Err(FORMAT.malformed(self.offset, "extent description", self.quoted(), wanted));
         let (access, rest) = split_word(self.text);
         let (sectors, rest) = split_word(rest);
         let (kind, rest) = split_word(rest);
@@ -328,10 +344,7 @@ impl<'a> Line<'a> {
     }
 
     pub(super) fn quoted(&self) -> String {
-        match self.text.get(..QUOTED_BYTES) {
-            Some(start) => format!("`{}...`", start.escape_ascii()),
-            None => format!("`{}`", self.text.escape_ascii()),
-        }
+        quoted(self.text)
     }
 }
 

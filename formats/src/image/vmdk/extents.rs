@@ -16,21 +16,24 @@ use super::super::source::Source;
 use super::super::{Format, Limits, Parts, Refusal};
 use super::descriptor::{Descriptor, Extent, ExtentKind, Line};
 use super::header::{Header, LARGEST_DIRECTORY_BYTES};
-use super::{SECTOR, malformed, sparse_disk, unsupported};
+use super::{FORMAT, SECTOR, sparse_disk};
 use crate::Disk;
 
 /// QEMU's limit. The largest that VMware writes have about 300 KiB.
 const LARGEST_DESCRIPTOR_BYTES: u64 = 1 << 20;
 
-const WITHOUT_PARTS: &str =
-    "the disk's content lies in other files: give the folder that they are in with `--parts DIR`";
 const COMPRESSED: &str = "compressed extents are only read where they are the whole disk";
 
 /// Opens the disk that the descriptor in `file` puts together.
 pub(super) fn open(file: &Source, around: &mut Surroundings<'_>) -> Result<Opened, Refusal> {
     if file.size_bytes() > LARGEST_DESCRIPTOR_BYTES {
         let found = format!("a file of {} bytes", file.size_bytes());
-        return Err(malformed(0, "descriptor", found, format!("at most {LARGEST_DESCRIPTOR_BYTES} bytes")));
+        return Err(FORMAT.malformed(
+            0,
+            "descriptor",
+            found,
+            format!("at most {LARGEST_DESCRIPTOR_BYTES} bytes"),
+        ));
     }
     let text = file.start(LARGEST_DESCRIPTOR_BYTES as usize)?;
     let descriptor = Descriptor::parse(&text, 0)?;
@@ -80,7 +83,7 @@ fn check_no_byte_used_twice(descriptor: &Descriptor<'_>) -> Result<(), Refusal> 
         let [(name, _, end, _), (next_name, next_start, _, line)] = pair else { continue };
         if name == next_name && next_start < end {
             let wanted = "a part of the file that no other extent has";
-            return Err(malformed(line.offset, "extent description", line.quoted(), wanted));
+            return Err(FORMAT.malformed(line.offset, "extent description", line.quoted(), wanted));
         }
     }
     Ok(())
@@ -137,7 +140,7 @@ impl Assembly<'_> {
             return Err(wrong(extent, "a plain file name: names with folders in them are not followed"));
         }
         let Some(parts) = self.parts else {
-            return Err(unsupported(line.offset, "extent description", line.quoted(), WITHOUT_PARTS));
+            return Err(FORMAT.no_parts(line.offset, "extent description", line.quoted()));
         };
         if let Some(file) = self.known.get(name) {
             return Ok(file.clone());
@@ -171,12 +174,12 @@ impl Assembly<'_> {
 
     fn sparse(&mut self, file: Source, header: Header) -> Result<Box<dyn Disk>, Refusal> {
         if header.compressed && self.extents > 1 {
-            return Err(unsupported(0, "header", "one of a compressed extent", COMPRESSED));
+            return Err(FORMAT.unsupported(0, "header", "one of a compressed extent", COMPRESSED));
         }
         self.directory_bytes += header.directory.end - header.directory.start;
         if self.directory_bytes > LARGEST_DIRECTORY_BYTES {
             let found = format!("the one with which all have {} bytes", self.directory_bytes);
-            return Err(malformed(
+            return Err(FORMAT.malformed(
                 header.directory.start,
                 "grain directory",
                 found,
@@ -192,5 +195,5 @@ impl Assembly<'_> {
 }
 
 fn wrong(extent: &Extent<'_>, wanted: impl Into<String>) -> Refusal {
-    malformed(extent.line.offset, "extent description", extent.line.quoted(), wanted)
+    FORMAT.malformed(extent.line.offset, "extent description", extent.line.quoted(), wanted)
 }

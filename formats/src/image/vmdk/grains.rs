@@ -14,7 +14,7 @@ use super::super::read_cache::{ReadCache, Section};
 use super::super::source::Source;
 use super::super::unpack::Unit;
 use super::header::{ENTRIES_PER_TABLE, Header};
-use super::{SECTOR, corrupt, malformed};
+use super::{FORMAT, SECTOR};
 use crate::ReadError;
 
 const TABLE_BYTES: u64 = ENTRIES_PER_TABLE * 4;
@@ -93,11 +93,16 @@ impl Grains {
         let (sector, len) = (u64::from_le_bytes(sector), u64::from(u32::from_le_bytes(len)));
         if sector != grain.index * (self.header.grain_bytes() / SECTOR) {
             let wanted = "it must be the first sector of the grain whose table entry points here";
-            return Err(corrupt(grain.offset, "lba of the grain marker", sector.to_string(), wanted));
+            return Err(FORMAT.corrupt(grain.offset, "lba of the grain marker", sector.to_string(), wanted));
         }
         if len == 0 || len > grain.len - MARKER_BYTES {
             let wanted = "it must be at least 1, at most twice the grain's size, and end in the file";
-            return Err(corrupt(grain.offset + 8, "size in the grain marker", len.to_string(), wanted));
+            return Err(FORMAT.corrupt(
+                grain.offset + 8,
+                "size in the grain marker",
+                len.to_string(),
+                wanted,
+            ));
         }
         Ok(Unit { offset: grain.offset + MARKER_BYTES, len, ..grain })
     }
@@ -130,7 +135,7 @@ impl Grains {
         let needed = if self.header.compressed { MARKER_BYTES + 1 } else { visible };
         let corrupt = |wanted| {
             let table = u64::from(self.directory[number as usize]) * SECTOR;
-            Err(corrupt(table + in_table * 4, "grain table entry", format!("sector {entry}"), wanted))
+            Err(FORMAT.corrupt(table + in_table * 4, "grain table entry", format!("sector {entry}"), wanted))
         };
         if !file.holds(start, needed) {
             return corrupt("the grain must lie in the file");
@@ -157,7 +162,8 @@ impl Header {
 /// Checks the grain directory's entry at byte `at` of the file.
 fn check_table(entry: u32, at: u64, file: &Source, header: &Header) -> Result<(), Refusal> {
     let start = u64::from(entry) * SECTOR;
-    let refuse = |wanted| Err(malformed(at, "grain directory entry", format!("sector {entry}"), wanted));
+    let refuse =
+        |wanted| Err(FORMAT.malformed(at, "grain directory entry", format!("sector {entry}"), wanted));
     if entry == 0 {
         return Ok(());
     }

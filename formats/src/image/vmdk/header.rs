@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use super::super::source::Source;
 use super::super::{Format, Limits, Refusal};
-use super::{MAGIC, SECTOR, malformed, unsupported};
+use super::{FORMAT, MAGIC, SECTOR};
 
 /// `gdOffset` of a header whose footer knows better.
 const GD_AT_END: u64 = u64::MAX;
@@ -125,12 +125,17 @@ impl Fields {
     fn load(file: &Source, offset: u64, what: &'static str) -> Result<Self, Refusal> {
         if !file.holds(offset, SECTOR) {
             let found = format!("cut off after {} bytes", file.size_bytes());
-            return Err(malformed(offset, what, found, format!("{SECTOR} bytes")));
+            return Err(FORMAT.malformed(offset, what, found, format!("{SECTOR} bytes")));
         }
         let mut bytes = [0; SECTOR as usize];
         file.read(offset, &mut bytes)?;
         if !bytes.starts_with(MAGIC) {
-            return Err(malformed(offset, "magic", format!("`{}`", bytes[..4].escape_ascii()), "`KDMV`"));
+            return Err(FORMAT.malformed(
+                offset,
+                "magic",
+                format!("`{}`", bytes[..4].escape_ascii()),
+                "`KDMV`",
+            ));
         }
         Ok(Fields { bytes, offset })
     }
@@ -164,11 +169,16 @@ impl Fields {
         let version = self.u32(VERSION);
         if !(1..=3).contains(&version) {
             let refused = "only versions 1 to 3 are read";
-            return Err(unsupported(self.at(VERSION), "version", version, refused));
+            return Err(FORMAT.unsupported(self.at(VERSION), "version", version, refused));
         }
         if self.flags() & !KNOWN_FLAGS != 0 {
             let found = format!("{:#x}", self.flags());
-            return Err(unsupported(self.at(FLAGS), "flags", found, "it has bits that are not known here"));
+            return Err(FORMAT.unsupported(
+                self.at(FLAGS),
+                "flags",
+                found,
+                "it has bits that are not known here",
+            ));
         }
         Ok(())
     }
@@ -179,7 +189,7 @@ impl Fields {
         if self.flags() & FLAG_NEWLINES != 0 && found != b"\n \r\n" {
             let found = format!("`{}`", found.escape_ascii());
             let wanted = "`\\n \\r\\n`; a transfer in text mode would have damaged it";
-            return Err(malformed(self.at(NEWLINES), "newline test", found, wanted));
+            return Err(FORMAT.malformed(self.at(NEWLINES), "newline test", found, wanted));
         }
         Ok(())
     }
@@ -187,7 +197,7 @@ impl Fields {
     fn capacity_sectors(&self, limits: Limits) -> Result<u64, Refusal> {
         let sectors = self.u64(CAPACITY);
         if sectors == 0 {
-            return Err(malformed(self.at(CAPACITY), "capacity", sectors, "at least one sector"));
+            return Err(FORMAT.malformed(self.at(CAPACITY), "capacity", sectors, "at least one sector"));
         }
         let size_bytes = sectors.checked_mul(SECTOR);
         let max_size_bytes = limits.max_size_bytes;
@@ -203,11 +213,16 @@ impl Fields {
         if !GRAIN_SECTORS.contains(&sectors) || !sectors.is_power_of_two() {
             let (least, most) = (GRAIN_SECTORS.start, GRAIN_SECTORS.end - 1);
             let wanted = format!("a power of two from {least} to {most} sectors");
-            return Err(malformed(self.at(GRAIN_SIZE), "grainSize", sectors, wanted));
+            return Err(FORMAT.malformed(self.at(GRAIN_SIZE), "grainSize", sectors, wanted));
         }
         let entries = self.u32(ENTRIES);
         if u64::from(entries) != ENTRIES_PER_TABLE {
-            return Err(malformed(self.at(ENTRIES), "numGTEsPerGT", entries, ENTRIES_PER_TABLE.to_string()));
+            return Err(FORMAT.malformed(
+                self.at(ENTRIES),
+                "numGTEsPerGT",
+                entries,
+                ENTRIES_PER_TABLE.to_string(),
+            ));
         }
         Ok(sectors)
     }
@@ -217,13 +232,13 @@ impl Fields {
         if compressed && self.flags() & FLAG_MARKERS == 0 {
             let found = format!("{:#x}", self.flags());
             let refused = "compressed grains without markers are not read";
-            return Err(unsupported(self.at(FLAGS), "flags", found, refused));
+            return Err(FORMAT.unsupported(self.at(FLAGS), "flags", found, refused));
         }
         let algorithm = self.u16(COMPRESSION);
         let expected = if compressed { COMPRESSION_DEFLATE } else { COMPRESSION_NONE };
         if algorithm != expected {
             let wanted = format!("{expected}, as the flags say");
-            return Err(malformed(self.at(COMPRESSION), "compressAlgorithm", algorithm, wanted));
+            return Err(FORMAT.malformed(self.at(COMPRESSION), "compressAlgorithm", algorithm, wanted));
         }
         Ok(compressed)
     }
@@ -236,7 +251,7 @@ impl Fields {
         }
         if sectors > LARGEST_DESCRIPTOR_SECTORS {
             let wanted = format!("at most {LARGEST_DESCRIPTOR_SECTORS} sectors");
-            return Err(malformed(self.at(DESCRIPTOR_SIZE), "descriptorSize", sectors, wanted));
+            return Err(FORMAT.malformed(self.at(DESCRIPTOR_SIZE), "descriptorSize", sectors, wanted));
         }
         self.range(file, DESCRIPTOR_OFFSET, "descriptorOffset", sectors * SECTOR)
     }
@@ -244,17 +259,22 @@ impl Fields {
     fn directory(&self, file: &Source, header: &Header) -> Result<Range<u64>, Refusal> {
         let sector = self.u64(GD_OFFSET);
         if sector == 0 || sector == GD_AT_END {
-            return Err(malformed(self.at(GD_OFFSET), "gdOffset", sector, "the grain directory's sector"));
+            return Err(FORMAT.malformed(
+                self.at(GD_OFFSET),
+                "gdOffset",
+                sector,
+                "the grain directory's sector",
+            ));
         }
         let bytes = header.size_bytes().div_ceil(header.bytes_per_table()) * 4;
         if bytes > LARGEST_DIRECTORY_BYTES {
             let wanted = format!("a disk whose grain directory has at most {LARGEST_DIRECTORY_BYTES} bytes");
-            return Err(malformed(CAPACITY as u64, "capacity", header.capacity_sectors, wanted));
+            return Err(FORMAT.malformed(CAPACITY as u64, "capacity", header.capacity_sectors, wanted));
         }
         let directory = self.range(file, GD_OFFSET, "gdOffset", bytes)?;
         if directory.start < header.descriptor.end && header.descriptor.start < directory.end {
             let wanted = "a grain directory apart from the descriptor";
-            return Err(malformed(self.at(GD_OFFSET), "gdOffset", sector, wanted));
+            return Err(FORMAT.malformed(self.at(GD_OFFSET), "gdOffset", sector, wanted));
         }
         Ok(directory)
     }
@@ -272,7 +292,7 @@ impl Fields {
             Some(start) if file.holds(start, bytes) => Ok(start..start + bytes),
             _ => {
                 let wanted = format!("{bytes} bytes that lie in the file, which has {}", file.size_bytes());
-                Err(malformed(self.at(field), name, format!("sector {sector}"), wanted))
+                Err(FORMAT.malformed(self.at(field), name, format!("sector {sector}"), wanted))
             }
         }
     }
@@ -290,7 +310,7 @@ impl Fields {
             let (ours, theirs) = (&self.bytes[at..at + len], &footer.bytes[at..at + len]);
             if ours != theirs {
                 let wanted = format!("0x{}, as in the header", little_endian_hex(ours));
-                return Err(malformed(
+                return Err(FORMAT.malformed(
                     footer.at(at),
                     field,
                     format!("0x{}", little_endian_hex(theirs)),
@@ -312,7 +332,7 @@ fn load_footer(file: &Source) -> Result<Fields, Refusal> {
     // Header, footer marker, footer.
     if end_of_stream < 3 * SECTOR {
         let found = format!("a file of {} bytes", file.size_bytes());
-        return Err(malformed(0, "footer", found, "a footer at its end, for gdOffset says so"));
+        return Err(FORMAT.malformed(0, "footer", found, "a footer at its end, for gdOffset says so"));
     }
     let footer = Fields::load(file, end_of_stream - SECTOR, "footer")?;
     Marker::FOOTER.check(file, end_of_stream - 2 * SECTOR, "footer marker")?;
@@ -336,13 +356,13 @@ impl Marker {
     fn check(&self, file: &Source, at: u64, field: &'static str) -> Result<(), Refusal> {
         if !file.holds(at, Self::BYTES) {
             let found = format!("cut off after {} bytes", file.size_bytes() - at);
-            return Err(malformed(at, field, found, format!("{} bytes", Self::BYTES)));
+            return Err(FORMAT.malformed(at, field, found, format!("{} bytes", Self::BYTES)));
         }
         let (mut size, mut kind) = ([0; 4], [0; 4]);
         file.read(at + 8, &mut size)?;
         file.read(at + 12, &mut kind)?;
         let found = Marker { size: u32::from_le_bytes(size), kind: u32::from_le_bytes(kind) };
-        if found == *self { Ok(()) } else { Err(malformed(at, field, found, self.to_string())) }
+        if found == *self { Ok(()) } else { Err(FORMAT.malformed(at, field, found, self.to_string())) }
     }
 }
 

@@ -37,6 +37,8 @@ use descriptor::Descriptor;
 use grains::Grains;
 use header::Header;
 
+const FORMAT: Format = Format::Vmdk;
+
 pub(super) const MAGIC: &[u8] = b"KDMV";
 
 const WITHOUT_DESCRIPTOR: &str =
@@ -65,7 +67,7 @@ pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened
     let Range { start, end } = header.descriptor;
     if start == end {
         let at = header::DESCRIPTOR_OFFSET as u64;
-        return Err(unsupported(at, "descriptorOffset", "0, no descriptor", WITHOUT_DESCRIPTOR));
+        return Err(FORMAT.unsupported(at, "descriptorOffset", "0, no descriptor", WITHOUT_DESCRIPTOR));
     }
     let mut text = vec![0; (end - start) as usize];
     file.read(start, &mut text)?;
@@ -123,20 +125,6 @@ impl VmdkMap {
             Err(_) => "not decodable".to_owned(),
         };
         let wanted = "it must decompress to one whole grain";
-        Err(corrupt(stream.offset, "compressed grain", found, wanted))
+        Err(FORMAT.corrupt(stream.offset, "compressed grain", found, wanted))
     }
-}
-
-fn corrupt(offset: u64, field: &'static str, found: String, wanted: &'static str) -> ReadError {
-    ReadError::Corrupt { format: Format::Vmdk.name(), offset, field, found, wanted }
-}
-
-/// A field that contradicts the specification.
-fn malformed(offset: u64, field: &'static str, found: impl ToString, wanted: impl Into<String>) -> Refusal {
-    let (found, wanted) = (found.to_string(), wanted.into());
-    Refusal::Malformed { format: Format::Vmdk, offset, field, found, wanted }
-}
-
-fn unsupported(offset: u64, field: &'static str, found: impl ToString, refused: &'static str) -> Refusal {
-    Refusal::Unsupported { format: Format::Vmdk, offset, field, found: found.to_string(), refused }
 }
