@@ -5,7 +5,7 @@
 //! ```
 
 use super::super::Format;
-use super::super::write::{ImageWriteError, Job, Output};
+use super::super::write::{ImageWriteError, Job, Output, put};
 use super::blocks::FREE;
 use super::header::{
     BLOCK_SIZE, BLOCKS, BLOCKS_ALLOCATED, CREATION_UUID, DATA_OFFSET, DISK_SIZE, DYNAMIC, HEADER_SIZE,
@@ -73,8 +73,4 @@ fn uuid(mut bytes: [u8; 16]) -> [u8; 16] {
     bytes[7] = bytes[7] & 0x0f | 0x80;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     bytes
-}
-
-fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
-    bytes[at..at + field.len()].copy_from_slice(field);
 }

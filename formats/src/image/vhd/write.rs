@@ -11,7 +11,7 @@
 //!
 //! Source: VHD specification 1.0; "CHS Calculation" in its appendix.
 
-use super::super::write::{ImageWriteError, Job, Output};
+use super::super::write::{ImageWriteError, Job, Output, put};
 use super::super::{Format, raw};
 use super::blocks::{NO_BLOCK, bitmap_bytes};
 use super::fields::checksum;
@@ -115,10 +115,6 @@ fn header(blocks: u32) -> [u8; HEADER_BYTES] {
     let sum = checksum(&header, HEADER_CHECKSUM);
     put(&mut header, HEADER_CHECKSUM, &sum.to_be_bytes());
     header
-}
-
-fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
-    bytes[at..at + field.len()].copy_from_slice(field);
 }
 
 /// Cylinders, heads and sectors for a disk of `sectors`; together no more than those.

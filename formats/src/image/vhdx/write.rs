@@ -13,7 +13,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::super::write::{ImageWriteError, Job, Output};
+use super::super::write::{ImageWriteError, Job, Output, put};
 use super::super::{Format, raw};
 use super::bat::{ENTRY_BYTES, FULLY_PRESENT, ZERO};
 use super::guid::Guid;
@@ -171,10 +171,6 @@ fn write_metadata(out: &Output, disk: &Metadata, identity: [u8; 16]) -> Result<(
         table.extend(content);
     }
     out.write_at(METADATA, &table, "the metadata")
-}
-
-fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
-    bytes[at..at + field.len()].copy_from_slice(field);
 }
 
 /// The structure with its checksum.

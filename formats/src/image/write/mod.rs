@@ -22,7 +22,7 @@ use std::io;
 use std::num::NonZeroUsize;
 
 pub(super) use compress::{Compressor, Recipe};
-pub(super) use output::Output;
+pub(super) use output::{Output, put};
 pub(super) use units::{Packing, is_zero};
 
 use super::{Format, VmdkAdapter, qcow2, raw, vdi, vhd, vhdx, vmdk};

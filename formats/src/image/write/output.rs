@@ -53,6 +53,11 @@ impl Output {
     }
 }
 
+/// Puts a field where it belongs in a structure that is to be written.
+pub(in crate::image) fn put(structure: &mut [u8], at: usize, field: &[u8]) {
+    structure[at..at + field.len()].copy_from_slice(field);
+}
+
 struct FrontToBack<'a> {
     file: &'a File,
     at: u64,

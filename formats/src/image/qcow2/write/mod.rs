@@ -13,7 +13,7 @@
 mod clusters;
 
 use super::super::Format;
-use super::super::write::{Compression, Compressor, ImageWriteError, Job, Output, Packing, Recipe};
+use super::super::write::{Compression, Compressor, ImageWriteError, Job, Output, Packing, Recipe, put};
 use super::MAGIC;
 use clusters::{Clusters, blocks_for};
 
@@ -126,19 +126,18 @@ impl Layout {
             Compression::Zstd => (FEATURE_COMPRESSION_TYPE, 1),
         };
         let mut header = [0; HEADER_BYTES];
-        let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, MAGIC);
-        put(4, &3u32.to_be_bytes()); // version
-        put(20, &CLUSTER_BITS.to_be_bytes());
-        put(24, &self.size_bytes.to_be_bytes());
-        put(36, &(self.l1_entries as u32).to_be_bytes());
-        put(40, &self.l1_offset().to_be_bytes());
-        put(48, &CLUSTER_BYTES.to_be_bytes()); // refcount_table_offset
-        put(56, &(self.refcount_table_clusters as u32).to_be_bytes());
-        put(72, &features.to_be_bytes()); // incompatible_features
-        put(96, &REFCOUNT_ORDER.to_be_bytes());
-        put(100, &(HEADER_BYTES as u32).to_be_bytes());
-        put(104, &[compression_type]);
+        put(&mut header, 0, MAGIC);
+        put(&mut header, 4, &3u32.to_be_bytes()); // version
+        put(&mut header, 20, &CLUSTER_BITS.to_be_bytes());
+        put(&mut header, 24, &self.size_bytes.to_be_bytes());
+        put(&mut header, 36, &(self.l1_entries as u32).to_be_bytes());
+        put(&mut header, 40, &self.l1_offset().to_be_bytes());
+        put(&mut header, 48, &CLUSTER_BYTES.to_be_bytes()); // refcount_table_offset
+        put(&mut header, 56, &(self.refcount_table_clusters as u32).to_be_bytes());
+        put(&mut header, 72, &features.to_be_bytes()); // incompatible_features
+        put(&mut header, 96, &REFCOUNT_ORDER.to_be_bytes());
+        put(&mut header, 100, &(HEADER_BYTES as u32).to_be_bytes());
+        put(&mut header, 104, &[compression_type]);
         header
     }
 }

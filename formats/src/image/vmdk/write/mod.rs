@@ -15,7 +15,7 @@ pub(in crate::image) use stream::write_stream;
 pub use stream::write_stream_optimized;
 
 use super::super::Format;
-use super::super::write::ImageWriteError;
+use super::super::write::{ImageWriteError, put};
 use super::{MAGIC, SECTOR};
 
 /// The disk controller that a VMDK's descriptor names. Guests may not boot from another one.
@@ -57,20 +57,19 @@ struct Header {
 impl Header {
     fn to_bytes(self) -> [u8; SECTOR as usize] {
         let mut bytes = [0; SECTOR as usize];
-        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-        put(0, MAGIC);
-        put(4, &self.version.to_le_bytes());
-        put(8, &self.flags.to_le_bytes());
-        put(12, &self.capacity_sectors.to_le_bytes());
-        put(20, &GRAIN_SECTORS.to_le_bytes());
-        put(28, &DESCRIPTOR_SECTOR.to_le_bytes());
-        put(36, &DESCRIPTOR_SECTORS.to_le_bytes());
-        put(44, &(ENTRIES_PER_TABLE as u32).to_le_bytes());
-        put(48, &self.redundant_directory.to_le_bytes());
-        put(56, &self.directory.to_le_bytes());
-        put(64, &self.overhead.to_le_bytes());
-        put(73, b"\n \r\n");
-        put(77, &self.compression.to_le_bytes());
+        put(&mut bytes, 0, MAGIC);
+        put(&mut bytes, 4, &self.version.to_le_bytes());
+        put(&mut bytes, 8, &self.flags.to_le_bytes());
+        put(&mut bytes, 12, &self.capacity_sectors.to_le_bytes());
+        put(&mut bytes, 20, &GRAIN_SECTORS.to_le_bytes());
+        put(&mut bytes, 28, &DESCRIPTOR_SECTOR.to_le_bytes());
+        put(&mut bytes, 36, &DESCRIPTOR_SECTORS.to_le_bytes());
+        put(&mut bytes, 44, &(ENTRIES_PER_TABLE as u32).to_le_bytes());
+        put(&mut bytes, 48, &self.redundant_directory.to_le_bytes());
+        put(&mut bytes, 56, &self.directory.to_le_bytes());
+        put(&mut bytes, 64, &self.overhead.to_le_bytes());
+        put(&mut bytes, 73, b"\n \r\n");
+        put(&mut bytes, 77, &self.compression.to_le_bytes());
         bytes
     }
 }

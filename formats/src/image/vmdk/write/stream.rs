@@ -15,7 +15,9 @@
 use std::io;
 
 use super::super::super::Format;
-use super::super::super::write::{Compressor, ImageWriteError, Job, Output, Progress, Recipe, WriteOptions};
+use super::super::super::write::{
+    Compressor, ImageWriteError, Job, Output, Progress, Recipe, WriteOptions, put,
+};
 use super::{
     DESCRIPTOR_SECTORS, ENTRIES_PER_TABLE, GRAIN_BYTES, GRAIN_SECTORS, Header, SECTOR, TABLE_SECTORS,
     VmdkAdapter, capacity_sectors, descriptor, little_endian, table_entry,
@@ -163,8 +165,8 @@ impl Stream<'_> {
 
     fn announce(&mut self, what: Announced, sectors: u64) -> Result<(), ImageWriteError> {
         let mut marker = [0; SECTOR as usize];
-        marker[..8].copy_from_slice(&sectors.to_le_bytes());
-        marker[12..16].copy_from_slice(&(what as u32).to_le_bytes());
+        put(&mut marker, 0, &sectors.to_le_bytes());
+        put(&mut marker, 12, &(what as u32).to_le_bytes());
         self.append(&marker, "a marker")
     }
 
