@@ -115,6 +115,7 @@ fn what_cannot_be_expressed_is_left_out_and_said() {
             "- policy.placement wider",
             "- policy.trust wider",
             "no disk.0755.bus other",
+            "no disk.0755.mode other",
             "no disk.1e3.bus other",
             "no firewall.dns narrower",
             "no firewall.egress.names.to narrower",

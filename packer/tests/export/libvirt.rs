@@ -213,6 +213,18 @@ fn a_domain_is_the_machine() {
 }
 
 #[test]
+fn a_disk_that_libvirt_could_only_write_to_is_said_to_be_so() {
+    let disk = "source = \"root.raw\"\n";
+    let text = PLAIN.replace(disk, &format!("{disk}mode = \"read-only\"\n"));
+    let plan = plan(&text, Limits::Respected);
+    check_losses(&plan.report, &[]);
+    assert!(document(&plan, "domain-shop.xml").contains("<readonly/>"));
+    let plan = self::plan(&text.replace("vcpus = 2", "devices = \"compat\""), Limits::Respected);
+    check_losses(&plan.report, &["shop disk.root.mode other"]);
+    assert!(!document(&plan, "domain-shop.xml").contains("<readonly/>"));
+}
+
+#[test]
 fn a_folder_that_no_document_can_name_is_refused() {
     let author = Author::of(PLAIN);
     for folder in ["relative", "/a\nb"] {

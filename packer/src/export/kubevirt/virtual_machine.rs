@@ -101,8 +101,14 @@ fn disks(machine: &Machine, report: &mut LossReport) -> Vec<Value> {
             report.lose(Some(&machine.name), format!("disk.{}.bus", disk.name), Effect::Other, becomes);
         }
         let mut entry = json!({ "name": disk.name, "disk": { "bus": bus } });
-        if disk.mode == DiskMode::ReadOnly {
-            entry["disk"]["readonly"] = true.into();
+        match disk.mode {
+            // libvirt, which KubeVirt asks, starts no machine with a read-only SATA disk.
+            DiskMode::ReadOnly if bus == "sata" => {
+                let becomes = "the guest can write to it until it stops: there are no read-only SATA disks";
+                report.lose(Some(&machine.name), format!("disk.{}.mode", disk.name), Effect::Other, becomes);
+            }
+            DiskMode::ReadOnly => entry["disk"]["readonly"] = true.into(),
+            DiskMode::Overlay | DiskMode::Ephemeral => {}
         }
         if disks.is_empty() {
             entry["bootOrder"] = 1.into();

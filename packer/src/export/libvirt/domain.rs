@@ -203,6 +203,11 @@ fn disks(
             .children(tuning.clone())
             .child(element("serial").text(serial));
         match disk.map(|disk| disk.mode) {
+            // libvirt starts no machine with a read-only disk of these.
+            Some(DiskMode::ReadOnly) if matches!(attached, Attached::Sata | Attached::Ide) => {
+                let becomes = "the guest can write to it: there are no read-only SATA and IDE disks";
+                report.lose(Some(&machine.name), format!("disk.{name}.mode"), Effect::Other, becomes);
+            }
             Some(DiskMode::ReadOnly) => entry = entry.child(element("readonly")),
             Some(DiskMode::Ephemeral) => entry = entry.child(element("transient")),
             Some(DiskMode::Overlay) | None => {}
