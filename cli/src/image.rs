@@ -4,13 +4,25 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use packer::import::ImageOptions;
-use packer::{Format, ImageFiles, OpenImageError, open_image};
+use packer::{Format, ImageFiles, Missing, OpenImageError, open_image};
 
 use crate::error::{CommandError, Exit};
 
 /// What to do about an image that cannot be read.
 pub(crate) const IMAGES: &str =
     "docs/formats/disk-images.md says which images are read; do not give a stranger's to tools that guess";
+/// What to do about an image that is not all of its disk, where options hand over the rest.
+pub(crate) fn hand_over(missing: Missing) -> &'static str {
+    match missing {
+        Missing::Backing => {
+            "`--backing FILE` hands over the image below it; an archive or package must bring it along"
+        }
+        Missing::Parts => {
+            "`--parts DIR` hands over the folder that they are in; an archive or package must bring them along"
+        }
+    }
+}
+
 /// What to do about a disk that is larger than was accepted.
 pub(crate) const LARGER: &str = "`--max-size` accepts larger disks";
 
@@ -68,7 +80,10 @@ impl From<OpenImageError> for CommandError {
                 Self::from_error(Exit::NotFound, error).hint("check the path")
             }
             error if is_too_large => Self::from_error(Exit::Failed, error).hint(LARGER),
-            error => Self::from_error(Exit::Failed, error).hint(IMAGES),
+            error => {
+                let hint = error.missing().map_or(IMAGES, hand_over);
+                Self::from_error(Exit::Failed, error).hint(hint)
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use blob_store::LocalStore;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use packer::disks::WriteError;
 use packer::{
-    Appliance, ArchiveError, FolderError, PackError, PackOptions, PackRequest, Packed, write_archive,
+    Appliance, ArchiveError, FolderError, Missing, PackError, PackOptions, PackRequest, Packed, write_archive,
 };
 
 use crate::error::{CommandError, Exit};
@@ -158,7 +158,13 @@ impl From<FolderError> for CommandError {
             FolderError::Image { .. } if error.is_too_large() => {
                 Self::from_error(Exit::Failed, error).hint(LARGER)
             }
-            FolderError::Image { .. } => Self::from_error(Exit::Failed, error).hint(IMAGES),
+            FolderError::Image { .. } => {
+                let hint = error.missing().map_or(IMAGES, |missing| match missing {
+                    Missing::Backing => "`backing = [\"FILE\"]` in its [[disk]] names the image below it",
+                    Missing::Parts => "`parts = \"DIR\"` in its [[disk]] names the folder that they are in",
+                });
+                Self::from_error(Exit::Failed, error).hint(hint)
+            }
             error => Self::from_error(Exit::Failed, error),
         }
     }

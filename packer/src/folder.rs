@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use appliance::ConfigError;
 use formats::image::{
-    self, Image, ImageRequest, Layer, Limits, OpenError, Parts, ReadCache, Refusal, Source,
+    self, Image, ImageRequest, Layer, Limits, Missing, OpenError, Parts, ReadCache, Refusal, Source,
 };
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -95,6 +95,14 @@ impl FolderError {
     /// True if a disk is larger than was accepted.
     pub fn is_too_large(&self) -> bool {
         matches!(self, Self::Image { source, .. } if matches!(source.reason, Refusal::TooLarge { .. }))
+    }
+
+    /// What `hull.toml` has to name too, where that is all that is wrong.
+    pub fn missing(&self) -> Option<Missing> {
+        match self {
+            Self::Image { source, .. } => source.reason.missing(),
+            _ => None,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use formats::image::{
-    self, Format, Image, ImageRequest, Layer, Limits, OpenError, Parts, ReadCache, Refusal, Source,
+    self, Format, Image, ImageRequest, Layer, Limits, Missing, OpenError, Parts, ReadCache, Refusal, Source,
 };
 use rustix::fs::{Mode, OFlags};
 
@@ -51,6 +51,14 @@ impl OpenImageError {
     /// True if the disk is larger than was asked for.
     pub fn is_too_large(&self) -> bool {
         matches!(self, Self::Image(error) if matches!(error.reason, Refusal::TooLarge { .. }))
+    }
+
+    /// What has to be handed over too, where that is all that is wrong.
+    pub fn missing(&self) -> Option<Missing> {
+        match self {
+            Self::Image(error) => error.reason.missing(),
+            Self::File { .. } => None,
+        }
     }
 }
 

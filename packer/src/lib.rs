@@ -24,4 +24,4 @@ pub use image::{ImageFiles, OpenImageError, open_image};
 pub use pack::{Appliance, PackError, PackRequest, Packed};
 pub use parts::FolderParts;
 
-pub use formats::image::{Compression, Format, Image, ImageWriteError, Target, VmdkAdapter};
+pub use formats::image::{Compression, Format, Image, ImageWriteError, Missing, Target, VmdkAdapter};

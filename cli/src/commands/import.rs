@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::error::{CommandError, Exit};
-use crate::image::{IMAGES, ImageArgs, LARGER};
+use crate::image::{IMAGES, ImageArgs, LARGER, hand_over};
 use crate::packing::{Bar, PackingArgs, check_tag};
 use crate::text::{self, plain, size};
 use crate::transfer::{TransferArgs, block_on};
@@ -272,7 +272,8 @@ impl From<ImportError> for CommandError {
             }
             error if error.is_too_large() => Self::from_error(Exit::Failed, error).hint(LARGER),
             ImportError::Image(_) | ImportError::Read { .. } => {
-                Self::from_error(Exit::Failed, error).hint(IMAGES)
+                let hint = error.missing().map_or(IMAGES, hand_over);
+                Self::from_error(Exit::Failed, error).hint(hint)
             }
             ImportError::NotAnOvf { .. } => Self::from_error(Exit::Usage, error)
                 .hint("leave it out: nothing but an OVF offers configurations"),

@@ -119,7 +119,8 @@ fn images_of_several_files_are_handed_over_whole() {
     fs::write(&raw, noise(1, 1 << 20)).unwrap();
     create(host.folder(), "-q -f qcow2 -b base.img -F raw day-1 8M");
     create(host.folder(), "-q -f qcow2 -b day-1 -F qcow2 day-2 8M");
-    host.run("import day-2 -t web:1").fails(1, &["day-2", "backing"]);
+    host.run("import day-2 -t web:1").fails(1, &["day-2", "not handed over", "`--backing FILE`"]);
+    host.run("convert day-2 --to raw -o a").fails(1, &["day-2", "not handed over", "`--backing FILE`"]);
     host.run("import base.img --backing base.img -t web:1").fails(1, &["base.img", "raw"]);
     check_both_ways(&host, "day-2 --backing day-1 --backing base.img");
     host.ok("import base.img -t alone:1 --name day-2");
@@ -131,6 +132,14 @@ fn images_of_several_files_are_handed_over_whole() {
     fs::write(host.folder().join("hull.toml"), toml).unwrap();
     host.ok("pack . -t of-author:1");
     assert_eq!(disks(&host, "of-author:1"), disks(&host, "at-once:1"));
+    let forgotten = toml.replace("backing = [\"day-1\", \"base.img\"]\n", "");
+    fs::write(host.folder().join("hull.toml"), &forgotten).unwrap();
+    host.run("pack . -t web:1").fails(1, &["disk `root`", "not handed over", "`backing = [\"FILE\"]`"]);
+    create(host.folder(), "-q -f vmdk -o subformat=monolithicFlat flat.vmdk 8M");
+    host.run("import flat.vmdk -t web:1").fails(1, &["not handed over", "`--parts DIR`"]);
+    let flat = forgotten.replace("source = \"day-2", "source = \"flat.vmdk");
+    fs::write(host.folder().join("hull.toml"), flat).unwrap();
+    host.run("pack . -t web:1").fails(1, &["not handed over", "`parts = \"DIR\"`"]);
 }
 
 #[test]

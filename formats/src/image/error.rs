@@ -152,6 +152,26 @@ pub enum Refusal {
     },
 }
 
+/// What of a disk was not handed over with its image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// The image that it is a difference to.
+    Backing,
+    /// The files that it was cut into.
+    Parts,
+}
+
+impl Refusal {
+    /// What has to be handed over too, where that is all that is known to be wrong.
+    pub fn missing(&self) -> Option<Missing> {
+        match self {
+            Self::NoBacking { .. } => Some(Missing::Backing),
+            Self::NoParts { .. } => Some(Missing::Parts),
+            _ => None,
+        }
+    }
+}
+
 /// Errors of reading files as this format.
 impl Format {
     /// A field contradicts the specification.

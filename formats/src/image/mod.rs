@@ -40,7 +40,7 @@ use std::fmt;
 use std::io;
 
 pub use detect::{Format, detect};
-pub use error::{OpenError, Refusal};
+pub use error::{Missing, OpenError, Refusal};
 pub use read_cache::ReadCache;
 pub use source::Source;
 pub use vmdk::{VmdkAdapter, write_stream_optimized};

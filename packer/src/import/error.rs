@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use appliance::policy::PolicyError;
 use appliance::{ConfigError, Digest, DigestError};
 use formats::ReadError;
-use formats::image::{Format, OpenError, Refusal};
+use formats::image::{Format, Missing, OpenError, Refusal};
 use formats::ovf::{OvfError, PackageError};
 use formats::tar::TarError;
 
@@ -253,6 +253,14 @@ pub enum ImportError {
 impl ImportError {
     pub(super) fn image(name: &str, reason: Refusal) -> Self {
         OpenError { name: name.to_owned(), reason }.into()
+    }
+
+    /// What has to be handed over too, where that is all that is wrong.
+    pub fn missing(&self) -> Option<Missing> {
+        match self {
+            Self::Image(error) => error.reason.missing(),
+            _ => None,
+        }
     }
 
     /// True if something is larger than was accepted.

@@ -82,7 +82,7 @@ fn an_image_cannot_lead_to_other_files() {
         create(folder, "-q -f qcow2 -b /etc/hostname -F raw -u backed.qcow2 8M");
         edit(folder, "disk.raw", "backed.qcow2");
     };
-    check(backed, 1, &["`root`", "backing", "/etc/hostname", "not handed over"]);
+    check(backed, 1, &["`root`", "backing", "/etc/hostname", "not handed over", "`backing = [\"FILE\"]`"]);
     let external = |folder: &Path| {
         create(folder, "-q -f qcow2 -o data_file=elsewhere.raw external.qcow2 8M");
         edit(folder, "disk.raw", "external.qcow2");
