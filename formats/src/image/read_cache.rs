@@ -195,12 +195,16 @@ mod tests {
         let units = cache.section();
         let pages: Vec<_> = (0..CHAIN).map(|_| cache.section()).collect();
         let mut filled = 0;
+        let mut fill = |_: &mut [u8]| {
+            filled += 1;
+            Ok(())
+        };
         for _ in 0..3 {
             for place in 0..THREADS {
                 for section in &pages {
-                    section.get(place * PAGE_BYTES, PAGE_BYTES, |_| Ok(filled += 1)).unwrap();
+                    section.get(place * PAGE_BYTES, PAGE_BYTES, &mut fill).unwrap();
                 }
-                units.get(place, CLUSTER_BYTES, |_| Ok(filled += 1)).unwrap();
+                units.get(place, CLUSTER_BYTES, &mut fill).unwrap();
             }
         }
         assert_eq!(filled, THREADS * (CHAIN + 1));
