@@ -5,7 +5,7 @@
 use std::fmt;
 
 use formats::image::LeftOut;
-use formats::ovf::Warning;
+use formats::ovf::{Certificate, Warning};
 
 /// One thing that a person should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,10 +96,7 @@ pub enum What {
     /// Nothing says that the files are those that the author made.
     NoManifest,
     /// A certificate is there. Whether it is to be trusted was not examined.
-    Certificate {
-        /// Whom it names, or its file.
-        name: String,
-    },
+    Certificate(Certificate),
     /// A file's size is not what the descriptor says; the file counts.
     OtherFileSize {
         /// The file's name in the descriptor.
@@ -188,8 +185,16 @@ impl fmt::Display for What {
             Self::NoManifest => {
                 f.write_str("there is no manifest: nothing says that the files are as their author made them")
             }
-            Self::Certificate { name } => {
-                write!(f, "it is signed in the name of {}; that was not verified", quoted(name))
+            Self::Certificate(Certificate { subject: Some(subject), sha256, .. }) => {
+                let sha256 = sha256.iter().flatten().map(|byte| format!("{byte:02x}")).collect::<String>();
+                let name = quoted(subject);
+                write!(
+                    f,
+                    "it is signed in the name of {name} (certificate sha256:{sha256}); that was not verified"
+                )
+            }
+            Self::Certificate(Certificate { file, .. }) => {
+                write!(f, "it is signed with a certificate that cannot be read, {}", quoted(file))
             }
             Self::FilesLeftOut { names } => {
                 write!(f, "files that nothing here uses: {}", list(names, names.len()))

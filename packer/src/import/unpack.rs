@@ -49,10 +49,14 @@ pub enum UnpackError {
         most: u64,
     },
     /// It is damaged, or cannot be read.
-    #[error("`{}` cannot be unpacked", name.escape_debug())]
+    #[error("{packing}: `{}` cannot be unpacked, after {at} bytes of what is in it", name.escape_debug())]
     Damaged {
+        /// How it is compressed.
+        packing: &'static str,
         /// The file.
         name: String,
+        /// How much of its content was there, in bytes.
+        at: u64,
         /// The reason.
         #[source]
         source: io::Error,
@@ -69,6 +73,13 @@ pub enum UnpackError {
 }
 
 impl Packing {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+
     /// The compression of a file that begins with `start`.
     pub(super) fn detect(start: &[u8]) -> Option<Self> {
         match start {
@@ -90,22 +101,23 @@ pub(super) fn unpack(
     room: Room<'_>,
 ) -> Result<Source, UnpackError> {
     let failed = |source| UnpackError::Write { folder: room.folder.to_owned(), source };
-    let damaged = |source| UnpackError::Damaged { name: name.to_owned(), source };
+    let damaged =
+        |at, source| UnpackError::Damaged { packing: packing.name(), name: name.to_owned(), at, source };
     let file = tempfile::tempfile_in(room.folder).map_err(failed)?;
     let reader = Reader { source, at: 0, name, progress: room.progress };
     let packed = BufReader::with_capacity(PIECE_BYTES, reader);
     let mut unpacked: Box<dyn Read + '_> = match packing {
         Packing::Gzip => Box::new(MultiGzDecoder::new(packed)),
         Packing::Zstd => {
-            let mut decoder = zstd::Decoder::with_buffer(packed).map_err(damaged)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(damaged)?;
+            let mut decoder = zstd::Decoder::with_buffer(packed).map_err(|source| damaged(0, source))?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(|source| damaged(0, source))?;
             Box::new(decoder)
         }
     };
     let mut piece = vec![0; PIECE_BYTES];
     let mut at = 0;
     loop {
-        let len = fill(&mut *unpacked, &mut piece).map_err(damaged)?;
+        let len = fill(&mut *unpacked, &mut piece).map_err(|source| damaged(at, source))?;
         if len == 0 {
             break;
         }
@@ -203,7 +215,7 @@ mod tests {
                 Err("`a.gz` unpacks to more than 299999 bytes".to_owned())
             );
             let cut = unpacked(&packed[..packed.len() - 5], 1 << 30);
-            assert_eq!(cut, Err("`a.gz` cannot be unpacked".to_owned()));
+            assert!(cut.unwrap_err().contains("`a.gz` cannot be unpacked, after "));
         }
         let two = [gzip(b"one"), gzip(b"two")].concat();
         assert_eq!(unpacked(&two, 6).unwrap(), b"onetwo");

@@ -186,9 +186,7 @@ fn of_package(package: &Package<'_>, descriptor: &Descriptor, has_policy: bool) 
     if package.manifest().is_none() {
         what.push(What::NoManifest);
     }
-    what.extend(package.certificate().map(|certificate| What::Certificate {
-        name: certificate.subject.clone().unwrap_or_else(|| certificate.file.clone()),
-    }));
+    what.extend(package.certificate().cloned().map(What::Certificate));
     if let Some(taken) = &descriptor.configuration {
         let others = descriptor.options.iter().map(|option| &option.id).filter(|id| *id != taken);
         let others: Vec<_> = others.cloned().collect();
