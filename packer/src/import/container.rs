@@ -86,6 +86,7 @@ struct Descriptor {
 #[derive(Debug, Deserialize)]
 struct Platform {
     architecture: String,
+    os: Option<String>,
 }
 
 /// An entry of the list that `docker save` writes.
@@ -257,8 +258,12 @@ impl Layout<'_> {
 
 /// The manifest for the wanted architecture; the only one, whatever it is for.
 fn select<'a>(manifests: &'a [Descriptor], wanted: &str) -> Result<&'a Descriptor, ImportError> {
-    let is_wanted =
-        |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|platform| platform.architecture == wanted);
+    let is_wanted = |entry: &&Descriptor| {
+        let platform = entry.platform.as_ref();
+        platform.is_some_and(|platform| {
+            platform.architecture == wanted && platform.os.as_deref().is_none_or(|os| os == "linux")
+        })
+    };
     match manifests {
         [only] => Ok(only),
         several => several.iter().find(is_wanted).ok_or(ImportError::NoImage),
@@ -295,6 +300,22 @@ fn parse<'a, T: Deserialize<'a>>(name: &'static str, json: &'a [u8]) -> Result<T
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_several_images_the_one_for_linux_is_taken() {
+        let entry = |digest: &str, platform: &str| {
+            let json = format!(r#"{{"digest":"{digest}","size":1,"platform":{platform}}}"#);
+            serde_json::from_str::<Descriptor>(&json).unwrap()
+        };
+        let windows = entry("a", r#"{"architecture":"amd64","os":"windows"}"#);
+        let linux = entry("b", r#"{"architecture":"amd64","os":"linux"}"#);
+        let unsaid = entry("c", r#"{"architecture":"arm64"}"#);
+        let all = [windows, linux, unsaid];
+        assert_eq!(select(&all, "amd64").unwrap().digest, "b");
+        assert_eq!(select(&all, "arm64").unwrap().digest, "c");
+        assert!(matches!(select(&all[..2], "arm64"), Err(ImportError::NoImage)));
+        assert_eq!(select(&all[..1], "arm64").unwrap().digest, "a");
+    }
 
     #[test]
     fn a_whiteout_takes_away_what_it_names_and_what_is_in_it() {
