@@ -89,13 +89,13 @@ const BOXES: &[Row] = &[
     (
         "box-gzip-garbage",
         "noise after the head of gzip",
-        refused("`machine.box` cannot be unpacked: corrupt deflate stream"),
+        refused("gzip: `machine.box` cannot be unpacked"),
         || [&b"\x1f\x8b\x08\0\0\0\0\0\0\xff"[..], &[0xff; 4096]].concat(),
     ),
     (
         "box-gzip-cut",
         "a compressed box that ends too early",
-        refused("`machine.box` cannot be unpacked: incomplete deflate stream"),
+        refused("gzip: `machine.box` cannot be unpacked"),
         || {
             let mut compressed = gzip(&with_metadata(&metadata()));
             compressed.truncate(compressed.len() / 2);

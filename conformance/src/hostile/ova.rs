@@ -269,7 +269,7 @@ const ROWS: &[Row] = &[
     (
         "ova-gzip-garbage",
         "a disk that is to be packed with gzip, and is not",
-        refused("`disk.vmdk` cannot be unpacked: invalid gzip header"),
+        refused("gzip: `disk.vmdk` cannot be unpacked"),
         || replaced("href=\"disk.vmdk\"", "href=\"disk.vmdk\" ovf:compression=\"gzip\""),
     ),
     ("ova-doctype", "a document type", refused("the document has a document type declaration (DTD)"), || {
