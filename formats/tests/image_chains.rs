@@ -235,11 +235,11 @@ fn a_chain_has_no_more_room_for_tables_than_one_image() {
     };
     assert_eq!(
         told(&open(vec![layer("below"), base.clone()]).unwrap_err()),
-        "cannot open below as a disk: its tables have 33554432 bytes, for which 33554416 are left; all images of a chain may have 33554432 together",
+        "cannot open below as a disk: its tables have 33554432 bytes, for which 33554408 are left; all images of a chain may have 33554432 together",
     );
     assert_eq!(
         told(&open(vec![base]).unwrap_err()),
-        "cannot open top as a disk: its tables have 33554432 bytes, for which 33554416 are left; all images of a chain may have 33554432 together",
+        "cannot open top as a disk: its tables have 33554432 bytes, for which 33554408 are left; all images of a chain may have 33554432 together",
     );
 }
 

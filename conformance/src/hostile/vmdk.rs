@@ -145,9 +145,9 @@ const ROWS: &[Row] = &[
         |i| i.le32(TABLE, u32::MAX),
     ),
     (
-        "vmdk-data-on-header",
-        "its own grain table as a grain: bytes of the file like others",
-        accepted(),
+        "vmdk-data-is-table",
+        "its own grain table as a grain",
+        refused("grain table entry is sector 22"),
         |i| i.le32(TABLE, (TABLE / SECTOR) as u32),
     ),
     (

@@ -35,6 +35,8 @@ pub(super) struct Mapping {
     /// Offsets of the L2 tables, 0 where there is none. Each table lies in the file, aligned, and
     /// overlaps neither header nor L1 nor refcount table.
     l2_offsets: Vec<u64>,
+    /// The offsets of all L2 tables, ascending.
+    l2_tables: Vec<u64>,
     /// Of L2 tables; a small table is one.
     l2_pages: Section,
 }
@@ -74,7 +76,13 @@ impl Mapping {
             }
             at += piece_bytes as u64;
         }
-        Ok(Mapping { header, l2_offsets, l2_pages: memory.cache.section() })
+        let present = || l2_offsets.iter().copied().filter(|&offset| offset != 0);
+        let present_count = present().count();
+        memory.take_tables(present_count as u64 * 8)?;
+        let mut l2_tables = Vec::with_capacity(present_count);
+        l2_tables.extend(present());
+        l2_tables.sort_unstable();
+        Ok(Mapping { header, l2_offsets, l2_tables, l2_pages: memory.cache.section() })
     }
 
     pub(super) fn size_bytes(&self) -> u64 {
@@ -124,6 +132,13 @@ impl Mapping {
         let in_table = offset % per_table / self.cluster_bytes() * self.entry_bytes();
         let page = self.l2_offsets[(offset / per_table) as usize] + in_table / page_bytes * page_bytes;
         Ok(L2Page { entries: self.l2_pages.read(file, page, page_bytes)?, offset: page })
+    }
+
+    fn overlaps_tables(&self, range: Range<u64>) -> bool {
+        let after = self.l2_tables.partition_point(|&table| table < range.end);
+        let last_before = after.checked_sub(1).map(|last| self.l2_tables[last]);
+        last_before.is_some_and(|table| table + self.cluster_bytes() > range.start)
+            || self.header.overlaps_tables(range)
     }
 
     fn entry_bytes(&self) -> u64 {
@@ -184,8 +199,8 @@ impl Mapping {
             let wanted = "it must be a multiple of the cluster size";
             return Err(entry.corrupt("host cluster offset", format!("{host:#x}"), wanted));
         }
-        if self.header.overlaps_tables(host..host.saturating_add(self.cluster_bytes())) && host != 0 {
-            let wanted = "the cluster must not overlap the L1 or the refcount table";
+        if host != 0 && self.overlaps_tables(host..host.saturating_add(self.cluster_bytes())) {
+            let wanted = "the cluster must not overlap the L1, an L2 or the refcount table";
             return Err(entry.corrupt("host cluster offset", format!("{host:#x}"), wanted));
         }
         Ok(host)
@@ -236,8 +251,8 @@ impl Mapping {
             return corrupt("the compressed cluster must lie in the file");
         }
         let end = promised_end.min(file.size_bytes());
-        if offset < self.cluster_bytes() || self.header.overlaps_tables(offset..end) {
-            return corrupt("it must not overlap the header, the L1 or the refcount table");
+        if offset < self.cluster_bytes() || self.overlaps_tables(offset..end) {
+            return corrupt("it must not overlap the header, the L1, an L2 or the refcount table");
         }
         Ok(Unit { index: entry.cluster, offset, len: end - offset })
     }

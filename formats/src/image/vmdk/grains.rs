@@ -32,6 +32,8 @@ pub(super) struct Grains {
     header: Header,
     /// Sectors of the grain tables, 0 where there is none. Each table lies in the file, past the header.
     directory: Vec<u32>,
+    /// The sectors of all grain tables, ascending.
+    table_sectors: Vec<u32>,
     tables: Section,
 }
 
@@ -52,7 +54,9 @@ impl Grains {
             }
             at += piece_bytes as u64;
         }
-        Ok(Grains { header, directory, tables: cache.section() })
+        let mut table_sectors: Vec<u32> = directory.iter().copied().filter(|&sector| sector != 0).collect();
+        table_sectors.sort_unstable();
+        Ok(Grains { header, directory, table_sectors, tables: cache.section() })
     }
 
     pub(super) fn header(&self) -> &Header {
@@ -107,6 +111,12 @@ impl Grains {
         Ok(Unit { offset: grain.offset + MARKER_BYTES, len, ..grain })
     }
 
+    fn overlaps_table(&self, range: Range<u64>) -> bool {
+        let after = self.table_sectors.partition_point(|&sector| u64::from(sector) * SECTOR < range.end);
+        let last_before = after.checked_sub(1).map(|last| u64::from(self.table_sectors[last]) * SECTOR);
+        last_before.is_some_and(|table| table + TABLE_BYTES > range.start)
+    }
+
     fn table(&self, file: &Source, number: u64) -> Result<Arc<Box<[u8]>>, ReadError> {
         self.tables.read(file, u64::from(self.directory[number as usize]) * SECTOR, TABLE_BYTES)
     }
@@ -140,8 +150,11 @@ impl Grains {
         if !file.holds(start, needed) {
             return corrupt("the grain must lie in the file");
         }
-        if self.header.overlaps_metadata(start..start + needed) {
-            return corrupt("the grain must not overlap header, descriptor or grain directory");
+        if self.header.overlaps_metadata(start..start + needed) || self.overlaps_table(start..start + needed)
+        {
+            return corrupt(
+                "the grain must not overlap header, descriptor, grain directory or a grain table",
+            );
         }
         if !self.header.compressed {
             return Ok(Extent { len, place: Place::Stored { offset: start + within } });

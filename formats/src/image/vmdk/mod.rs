@@ -85,7 +85,7 @@ fn sparse_disk(
     parent: Option<Box<dyn Disk>>,
     memory: &Memory,
 ) -> Result<MappedDisk<VmdkMap>, Refusal> {
-    memory.take_tables(header.directory.end - header.directory.start)?;
+    memory.take_tables(2 * (header.directory.end - header.directory.start))?;
     let units = Units::new(header.grain_bytes(), &memory.cache);
     let decompressor = Decompressor::new(Codec::Zlib, memory.cache.workbenches());
     let grains = Grains::load(&file, header, &memory.cache)?;
