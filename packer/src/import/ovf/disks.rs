@@ -139,14 +139,23 @@ impl<'a> Disks<'a> {
     pub(super) fn notices(&self) -> Vec<Notice> {
         let shared = self.uses.iter().filter(|(_, uses)| **uses > 1);
         let shared = shared.map(|(disk, _)| What::WasShared { disk: disk.clone() });
-        let files = self.descriptor.files.iter().filter(|file| !self.opened.contains_key(&file.id));
-        let (variables, others): (Vec<_>, Vec<_>) = files.partition(|file| self.has_variables(file));
-        let names =
-            |files: Vec<&FileReference>| files.iter().map(|file| file.href.clone()).collect::<Vec<_>>();
-        let variables = (!variables.is_empty()).then(|| What::VariablesLeftOut { names: names(variables) });
-        let left_out = (!others.is_empty()).then(|| What::FilesLeftOut { names: names(others) });
-        let what = shared.chain(self.sizes.iter().cloned()).chain(variables).chain(left_out);
+        let (variables, _) = self.unopened();
+        let names = variables.iter().map(|file| file.href.clone()).collect();
+        let variables = (!variables.is_empty()).then_some(What::VariablesLeftOut { names });
+        let what = shared.chain(self.sizes.iter().cloned()).chain(variables);
         what.map(|what| Notice { machine: None, what }).collect()
+    }
+
+    /// The names of files that no disk is, and that are not known to be anything else. An image may name them.
+    pub(super) fn unused(&self) -> Vec<String> {
+        let (_, others) = self.unopened();
+        others.into_iter().map(|file| file.href.clone()).collect()
+    }
+
+    /// The files that no disk is: those with firmware variables, and others.
+    fn unopened(&self) -> (Vec<&FileReference>, Vec<&FileReference>) {
+        let files = self.descriptor.files.iter().filter(|file| !self.opened.contains_key(&file.id));
+        files.partition(|file| self.has_variables(file))
     }
 
     /// Whether a file holds a machine's firmware variables: as VMware's tools refer to it, or call it.

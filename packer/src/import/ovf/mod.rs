@@ -10,6 +10,7 @@ mod machine;
 mod networks;
 mod policy;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +42,8 @@ pub(super) struct Drafted {
     pub(super) draft: Draft,
     /// The names of the files that the descriptor refers to.
     referenced: Vec<String>,
+    /// Those of them that are of no use unless an image names them.
+    unused: Vec<String>,
 }
 
 /// What a package's descriptor says.
@@ -95,6 +98,7 @@ pub(super) fn draft(
         draft.machines.push(machine);
     }
     draft.notices.extend(disks.notices());
+    let unused = disks.unused();
     let is_policy = |warning: &&Warning| {
         draft.policy.is_some()
             && matches!(&warning.doubt, Doubt::SectionKept { name } if name == policy_section::NAME)
@@ -105,7 +109,8 @@ pub(super) fn draft(
         .notices
         .extend(warnings.into_iter().map(|warning| Notice { machine: None, what: What::Doubt(warning) }));
     draft.ovf = Some(package.descriptor().to_owned());
-    Ok(Drafted { draft, referenced: descriptor.files.into_iter().map(|file| file.href).collect() })
+    let referenced = descriptor.files.into_iter().map(|file| file.href).collect();
+    Ok(Drafted { draft, referenced, unused })
 }
 
 impl Drafted {
@@ -115,8 +120,15 @@ impl Drafted {
         package: &Package<'_>,
         request: &ImportRequest<'_>,
     ) -> Result<Import, ImportError> {
-        let parts = Referenced { package, names: self.referenced, progress: request.progress };
-        self.draft.open(request, Some(&parts))
+        let (names, used) = (self.referenced, RefCell::default());
+        let parts = Referenced { package, names, used, progress: request.progress };
+        let mut imported = self.draft.open(request, Some(&parts))?;
+        let used = parts.used.into_inner();
+        let names: Vec<_> = self.unused.into_iter().filter(|name| !used.contains(name)).collect();
+        if !names.is_empty() {
+            imported.notices.push(Notice { machine: None, what: What::FilesLeftOut { names } });
+        }
+        Ok(imported)
     }
 }
 
@@ -125,6 +137,8 @@ impl Drafted {
 struct Referenced<'a> {
     package: &'a Package<'a>,
     names: Vec<String>,
+    /// Those that have been handed out.
+    used: RefCell<BTreeSet<String>>,
     progress: &'a dyn Progress,
 }
 
@@ -140,6 +154,7 @@ impl Parts for Referenced<'_> {
             self.progress.prepared(name, done, part.size_bytes());
         });
         checked.map_err(io::Error::other)?;
+        self.used.borrow_mut().insert(name.to_owned());
         Ok(Some(part))
     }
 }
