@@ -23,8 +23,8 @@ use crate::transfer::{TransferArgs, block_on};
 
 /// Make an appliance of what another platform made
 ///
-/// FILE is a disk image of any format that hull reads, an OVA, an OVF or the folder with one, a Vagrant box for libvirt or
-/// VirtualBox, or an archive of a container image with a disk for KubeVirt; its content says which. `docker://HOST/NAME:TAG`
+/// FILE is a disk image of any format that hull reads, a tar archive of one with its parts or backing files, an OVA, an
+/// OVF or the folder with one, a Vagrant box for libvirt or VirtualBox, or an archive of a container image with a disk for KubeVirt; its content says which. `docker://HOST/NAME:TAG`
 /// is such a container image in a registry. Nothing passes the firewall of what is imported until its author allows it: `--init`
 /// writes a folder with hull.toml and the disks, where rules can be added before `hull pack` packs it.
 #[derive(Debug, clap::Args)]
@@ -279,6 +279,8 @@ impl From<ImportError> for CommandError {
                 .hint("leave it out: nothing but an OVF offers configurations"),
             ImportError::NotAnImage { .. } => Self::from_error(Exit::Usage, error)
                 .hint("leave it out: an archive or a package says which of its files belong together"),
+            ImportError::NotOneImage { .. } => Self::from_error(Exit::Failed, error)
+                .hint("unpack it and name the disk, with `--backing` and `--parts` for what belongs to it"),
             ImportError::Config(_) => Self::from_error(Exit::Usage, error).hint(
                 "`--name`, `--vcpus`, `--memory`, `--firmware` and `--arch` overrule what the file says",
             ),

@@ -142,6 +142,98 @@ fn images_of_several_files_are_handed_over_whole() {
     host.run("pack . -t web:1").fails(1, &["not handed over", "`parts = \"DIR\"`"]);
 }
 
+/// The files `names` of the host's folder, as members in the folder `of` of an archive.
+fn archived(host: &Host, of: &str, names: &[&str]) -> Vec<Member> {
+    let member = |name: &&str| file(&format!("{of}{name}"), fs::read(host.folder().join(name)).unwrap());
+    names.iter().map(member).collect()
+}
+
+#[test]
+fn an_archive_has_a_disk_in_several_files() {
+    if !installed(&["qemu-img", "gzip"]) {
+        return;
+    }
+    let host = Host::new();
+    let raw = host.folder().join("base.img");
+    fs::write(&raw, noise(1, 1 << 20)).unwrap();
+    create(host.folder(), "-q -f qcow2 -b base.img -F raw day-1 8M");
+    create(host.folder(), "-q -f qcow2 -b day-1 -F qcow2 day-2 8M");
+    for (name, subformat) in [
+        ("flat.vmdk", "monolithicFlat"),
+        ("split.vmdk", "twoGbMaxExtentSparse"),
+        ("parts.vmdk", "twoGbMaxExtentFlat"),
+    ] {
+        convert(&raw, &format!("-O vmdk -o subformat={subformat}"), name);
+    }
+    convert(&raw, "-O vdi", "one.vdi");
+    host.ok("import base.img -t want:1");
+    for (names, kind) in [
+        (&["flat-flat.vmdk", "flat.vmdk"][..], "an archive with a vmdk disk image"),
+        (&["split.vmdk", "split-s001.vmdk"], "an archive with a vmdk disk image"),
+        (&["parts-f001.vmdk", "parts.vmdk"], "an archive with a vmdk disk image"),
+        (&["day-1", "base.img", "day-2"], "an archive with a qcow2 disk image"),
+        (&["one.vdi"], "an archive with a vdi disk image"),
+        (&["base.img"], "an archive with a raw disk image"),
+    ] {
+        for (of, is_packed) in [("", false), ("machine/disks/", true)] {
+            let archive = tar(&archived(&host, of, names));
+            let archive = if is_packed { gzip(&host, &archive) } else { archive };
+            fs::write(host.folder().join("web"), archive).unwrap();
+            let said = check_both_ways(&host, "web");
+            assert!(said.contains(kind) && !said.contains("nothing here uses"), "{names:?}: {said}");
+            assert_eq!(disks(&host, "at-once:1"), disks(&host, "want:1"), "{names:?}");
+            fs::remove_dir_all(host.folder().join("folder")).unwrap();
+        }
+    }
+    let more = [archived(&host, "", &["one.vdi"]), vec![file("README", "Read me.")]].concat();
+    fs::write(host.folder().join("web"), tar(&more)).unwrap();
+    let said = check_both_ways(&host, "web");
+    assert!(said.contains("files that nothing here uses: `README`"), "{said}");
+}
+
+#[test]
+fn an_archive_in_which_not_one_disk_is_meant_is_refused() {
+    if !installed(&["qemu-img"]) {
+        return;
+    }
+    let host = Host::new();
+    let raw = host.folder().join("base.img");
+    fs::write(&raw, noise(1, 1 << 20)).unwrap();
+    for (name, backing) in
+        [("day-1", "base.img -F raw"), ("day-2", "day-1 -F qcow2"), ("other", "day-1 -F qcow2")]
+    {
+        create(host.folder(), &format!("-q -f qcow2 -b {backing} {name} 8M"));
+    }
+    create(host.folder(), "-q -u -f qcow2 -b turn -F qcow2 round 8M");
+    create(host.folder(), "-q -u -f qcow2 -b round -F qcow2 turn 8M");
+    create(host.folder(), "-q -u -f qcow2 -b round -F qcow2 above 8M");
+    create(host.folder(), "-q -u -f qcow2 -b ../base.img -F raw outside 8M");
+    create(host.folder(), "-q -f vmdk -o subformat=monolithicFlat flat.vmdk 8M");
+    create(host.folder(), "-q -f vmdk -o subformat=monolithicFlat second.vmdk 8M");
+    create(host.folder(), "-q -f vdi one.vdi 8M");
+    let unclear = ["not one disk image", "unpack it"];
+    for (names, words) in [
+        (&["base.img", "day-1", "day-2", "other"][..], &unclear[..]),
+        (&["day-1", "one.vdi", "base.img"], &unclear),
+        (&["round", "turn"], &unclear),
+        (&["above", "round", "turn"], &["round", "turn"]),
+        (&["flat.vmdk", "flat-flat.vmdk", "second.vmdk", "second-flat.vmdk"], &unclear),
+        (&["flat.vmdk", "flat-flat.vmdk", "one.vdi"], &unclear),
+        (&["flat.vmdk"], &["flat.vmdk", "flat-flat.vmdk"]),
+        (&["day-2", "base.img"], &["day-2", "not handed over"]),
+        (&["base.img", "flat-flat.vmdk"], &["disk image with its parts", "base.img"]),
+    ] {
+        fs::write(host.folder().join("web.tar"), tar(&archived(&host, "", names))).unwrap();
+        check_refused(&host, "web.tar", 1, words);
+    }
+    // A name leads nowhere but to its neighbours.
+    let members = [archived(&host, "disks/", &["outside"]), archived(&host, "", &["base.img"])].concat();
+    fs::write(host.folder().join("web.tar"), tar(&members)).unwrap();
+    check_refused(&host, "web.tar", 1, &["outside", "not handed over"]);
+    fs::write(host.folder().join("web.tar"), tar(&archived(&host, "", &["base.img"]))).unwrap();
+    check_refused(&host, "web.tar --backing base.img", 2, &["--backing", "archive with a raw disk image"]);
+}
+
 #[test]
 fn a_raw_disk_that_looks_like_something_else_is_read_as_it_is_told() {
     let host = Host::new();
@@ -270,6 +362,21 @@ fn an_ova_is_the_machine_that_it_describes() {
     assert_eq!(files(&folder).len(), 5);
     let toml = fs::read_to_string(folder.join("hull.toml")).unwrap();
     assert!(toml.contains("# `system.vmdk`, on PvScsi controller 0, address 0\n[[disk]]"), "{toml}");
+}
+
+#[test]
+fn an_ova_has_a_disk_in_several_files() {
+    let Some((host, mut members)) = host_with_members("") else { return };
+    convert(&host.folder().join("raw"), "-O vmdk -o subformat=monolithicFlat", "system.vmdk");
+    members[1] = archived(&host, "", &["system.vmdk"]).remove(0);
+    members.extend(archived(&host, "", &["system-flat.vmdk"]));
+    members.push(file("notes.txt", "Nothing."));
+    let more = "<File ovf:id=\"part\" ovf:href=\"system-flat.vmdk\"/><File ovf:id=\"notes\" ovf:href=\"notes.txt\"/>";
+    let descriptor = String::from_utf8(members[0].content.clone()).unwrap();
+    members[0].content = descriptor.replace("</References>", &format!("{more}</References>")).into();
+    fs::write(host.folder().join("web.ova"), ova(&members)).unwrap();
+    let said = check_both_ways(&host, "web.ova");
+    assert!(said.contains("files that nothing here uses: `notes.txt`\n"), "{said}");
 }
 
 #[test]

@@ -228,8 +228,8 @@ const ROWS: &[Row] = &[
     (
         "ova-no-descriptor",
         "no descriptor",
-        refused("the archive `machine.ova` is no OVA, Vagrant box or container image"),
-        || Tar::default().file(DISK, &disk()).end(),
+        refused("the archive `machine.ova` is no OVA, Vagrant box, container image or disk image"),
+        || Tar::default().file("machine.mf", b"").end(),
     ),
     (
         "ova-href-dots",

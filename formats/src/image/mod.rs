@@ -147,3 +147,22 @@ impl<'a> ImageRequest<'a> {
 pub fn open(request: ImageRequest<'_>) -> Result<Image, OpenError> {
     chain::open(request)
 }
+
+/// The name that an image has for the one that it is a difference to, where its format is qcow2; for comparing with the names
+/// of files at hand, and for nothing else. `None` for what is no such name: [`open`] says what is wrong then.
+///
+/// # Errors
+///
+/// [`Refusal::Io`].
+pub fn declared_backing(source: &Source) -> Result<Option<String>, Refusal> {
+    qcow2::backing_name(source)
+}
+
+/// Whether a file is a VMDK's descriptor file, whose disk lies in the files that it names.
+///
+/// # Errors
+///
+/// [`Refusal::Io`].
+pub fn is_vmdk_descriptor(source: &Source) -> Result<bool, Refusal> {
+    vmdk::is_descriptor(source)
+}

@@ -5,7 +5,7 @@ use formats::ovf::Package;
 use formats::tar::{Members, TarError};
 
 use super::notice::MAX_EXAMPLES;
-use super::{Import, ImportError, ImportRequest, Kind, container, ovf, vagrant};
+use super::{Import, ImportError, ImportRequest, Kind, archived_image, container, ovf, vagrant};
 
 /// The largest document in an archive that is read whole.
 const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
@@ -34,6 +34,9 @@ pub(super) fn import(
     }
     if members.iter().any(|member| member.name.to_ascii_lowercase().ends_with(".ovf")) {
         return ovf::import(&Package::from_archive(source)?, Kind::Ova, request);
+    }
+    if let Some(imported) = archived_image::import(&members, name, request)? {
+        return Ok(imported);
     }
     let members = members.iter().take(MAX_EXAMPLES).map(|member| member.name.clone()).collect();
     Err(ImportError::UnknownArchive { name: name.to_owned(), members })

@@ -136,12 +136,26 @@ pub enum ImportError {
         source: TarError,
     },
     /// An archive of something else.
-    #[error("the archive `{}` is no OVA, Vagrant box or container image; it has {}", name.escape_debug(), list(members))]
+    #[error(
+        "the archive `{}` is no OVA, Vagrant box, container image or disk image with its parts; it has {}",
+        name.escape_debug(), list(members)
+    )]
     UnknownArchive {
         /// The archive.
         name: String,
         /// Its first members.
         members: Vec<String>,
+    },
+    /// An archive with disk images of which not one is the disk that all others are parts of.
+    #[error(
+        "the archive `{}` has not one disk image to which all others in it belong; it has {}",
+        name.escape_debug(), list(images)
+    )]
+    NotOneImage {
+        /// The archive.
+        name: String,
+        /// The first of its images.
+        images: Vec<String>,
     },
     /// A folder with several descriptors.
     #[error("the folder `{}` has two OVF descriptors, {}; name the one that is meant", path.display(), list(names))]

@@ -47,7 +47,7 @@ pub(super) fn with_nic(name: &str, devices: Assumed<Devices>) -> DraftMachine {
 }
 
 /// Which devices a guest knows whose disk is in this format.
-fn devices(format: Format) -> Assumed<Devices> {
+pub(super) fn devices(format: Format) -> Assumed<Devices> {
     match format {
         Format::Raw | Format::Qcow2 => Assumed {
             value: Devices::Virtio,

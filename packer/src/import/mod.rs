@@ -1,7 +1,7 @@
 //! What other platforms made, as an appliance: disk images, OVF packages, Vagrant boxes, KubeVirt's disks.
 //!
 //! ```text
-//! file --by its content--> image, OVF package, box, container image
+//! file --by its content--> image, archive with one, OVF package, box, container image
 //!                            `--> draft: machines, and the image of each disk
 //!                                   `--> Import: the appliance with its disks opened, and what to know of it
 //!                                          |--> Appliance::pack
@@ -14,6 +14,7 @@
 //! What becomes of each thing in an OVF is in `docs/import.md`.
 
 mod archive;
+mod archived_image;
 mod container;
 mod draft;
 mod error;
@@ -114,6 +115,8 @@ pub struct Wishes {
 pub enum Kind {
     /// A disk image in this format.
     Image(Format),
+    /// A disk image in this format in an archive, with what belongs to it.
+    ArchivedImage(Format),
     /// An OVF descriptor with its files beside it.
     OvfFolder,
     /// An OVF package in one archive.
@@ -234,6 +237,7 @@ impl Kind {
     pub fn describe(self) -> String {
         match self {
             Kind::Image(format) => format!("a {format} disk image"),
+            Kind::ArchivedImage(format) => format!("an archive with a {format} disk image"),
             Kind::OvfFolder => "an OVF package".to_owned(),
             Kind::Ova => "an OVA, an OVF package in one file".to_owned(),
             Kind::VagrantBox => "a Vagrant box".to_owned(),

@@ -84,6 +84,19 @@ pub(super) struct BackingFormat {
     pub(super) name: Vec<u8>,
 }
 
+/// Where the fields end that say where the backing file's name lies.
+pub(super) const BACKING_NAME_FIELDS_END: usize = 20;
+
+/// Where the backing file's name lies, in the file of `file_bytes` that begins with `start`.
+pub(super) fn backing_name(start: &[u8], file_bytes: u64) -> Option<Range<u64>> {
+    let offset = u64::from_be_bytes(*start.get(8..)?.first_chunk()?);
+    let len = u64::from(u32::from_be_bytes(*start.get(16..)?.first_chunk()?));
+    let end = offset.checked_add(len).filter(|end| *end <= file_bytes)?;
+    let is_name =
+        offset != 0 && (1..=LONGEST_BACKING_NAME_BYTES).contains(&len) && start.starts_with(super::MAGIC);
+    is_name.then_some(offset..end)
+}
+
 /// How large an L2 entry is, and what it can say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum L2Entry {

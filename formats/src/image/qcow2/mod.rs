@@ -63,6 +63,15 @@ pub(super) fn declared_parent(file: &Source, limits: Limits) -> Result<Option<Fo
     }
 }
 
+/// The name of the backing file, where there is one that could be a file's: nothing else of the header is looked at.
+pub(super) fn backing_name(file: &Source) -> Result<Option<String>, Refusal> {
+    let start = file.start(header::BACKING_NAME_FIELDS_END)?;
+    let Some(place) = header::backing_name(&start, file.size_bytes()) else { return Ok(None) };
+    let mut name = vec![0; (place.end - place.start) as usize];
+    file.read(place.start, &mut name)?;
+    Ok(String::from_utf8(name).ok())
+}
+
 pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened, Refusal> {
     let header = read_header(&file, around.limits)?;
     let parent = match &header.backing {

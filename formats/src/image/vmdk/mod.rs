@@ -59,8 +59,13 @@ pub(super) fn is_descriptor_file(start: &[u8]) -> bool {
     descriptor::is_descriptor_file(start)
 }
 
+/// Whether `file` is a descriptor file.
+pub(super) fn is_descriptor(file: &Source) -> Result<bool, Refusal> {
+    Ok(is_descriptor_file(&file.start(SECTOR as usize)?))
+}
+
 pub(super) fn open(file: Source, around: &mut Surroundings<'_>) -> Result<Opened, Refusal> {
-    if is_descriptor_file(&file.start(SECTOR as usize)?) {
+    if is_descriptor(&file)? {
         return extents::open(&file, around);
     }
     let header = Header::load(&file, around.limits)?;
