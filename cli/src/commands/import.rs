@@ -279,6 +279,9 @@ impl From<ImportError> for CommandError {
                 .hint("leave it out: nothing but an OVF offers configurations"),
             ImportError::NotAnImage { .. } => Self::from_error(Exit::Usage, error)
                 .hint("leave it out: an archive or a package says which of its files belong together"),
+            ImportError::Appliance => Self::from_error(Exit::Failed, error).hint(
+                "`skopeo copy --all oci-archive:FILE docker://REGISTRY/NAME:TAG` and `hull pull REGISTRY/NAME:TAG` take it",
+            ),
             ImportError::NotOneImage { .. } => Self::from_error(Exit::Failed, error)
                 .hint("unpack it and name the disk, with `--backing` and `--parts` for what belongs to it"),
             ImportError::Config(_) => Self::from_error(Exit::Usage, error).hint(

@@ -235,6 +235,17 @@ fn an_archive_in_which_not_one_disk_is_meant_is_refused() {
 }
 
 #[test]
+fn an_appliance_in_an_archive_is_one_already() {
+    let host = Host::new();
+    fs::write(host.folder().join("a.raw"), boot()).unwrap();
+    host.ok("import a.raw -t web:1 -o web.tar");
+    for arguments in ["web.tar", "web.tar --arch arm64"] {
+        let done = host.run(&format!("import {arguments} -t bad:1"));
+        done.fails(1, &["this is an appliance already", "skopeo copy --all oci-archive:FILE", "hull pull"]);
+    }
+}
+
+#[test]
 fn a_raw_disk_that_looks_like_something_else_is_read_as_it_is_told() {
     let host = Host::new();
     let mut disk = noise(1, 1 << 20);

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 
-use appliance::{Arch, Devices, Digest};
+use appliance::{Arch, Devices, Digest, media_type};
 use formats::image::{self as images, Format, Source};
 use formats::tar::Members;
 use serde::Deserialize;
@@ -70,14 +70,19 @@ struct Config {
 
 /// What is read of an OCI index or manifest.
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Document {
+    artifact_type: Option<String>,
     manifests: Option<Vec<Descriptor>>,
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Descriptor {
+    media_type: Option<String>,
+    artifact_type: Option<String>,
     digest: String,
     size: u64,
     platform: Option<Platform>,
@@ -95,6 +100,16 @@ struct Platform {
 struct Saved {
     config: String,
     layers: Vec<String>,
+}
+
+impl Document {
+    /// Whether it is of an appliance of hull's. Some tools drop the type of the artifact, but none that of its config.
+    fn is_of_appliance(&self) -> bool {
+        let entries = self.manifests.iter().flatten().map(|entry| &entry.artifact_type);
+        let mut types = entries.chain([&self.artifact_type]).flatten();
+        let config = self.config.as_ref().and_then(|config| config.media_type.as_deref());
+        types.any(|found| found == media_type::APPLIANCE) || config == Some(media_type::CONFIG)
+    }
 }
 
 /// Whether the archive holds container images.
@@ -208,6 +223,9 @@ impl Layout<'_> {
         let mut bytes = index;
         for _ in 0..MAX_DEPTH {
             let document: Document = parse("an index or manifest of the image", &bytes)?;
+            if document.is_of_appliance() {
+                return Err(ImportError::Appliance);
+            }
             if let Some(manifests) = document.manifests {
                 bytes = self.small_blob(select(&manifests, wanted)?)?;
                 continue;

@@ -157,6 +157,9 @@ pub enum ImportError {
         /// The first of its images.
         images: Vec<String>,
     },
+    /// What `hull pack -o` writes.
+    #[error("this is an appliance already")]
+    Appliance,
     /// A folder with several descriptors.
     #[error("the folder `{}` has two OVF descriptors, {}; name the one that is meant", path.display(), list(names))]
     TwoDescriptors {
