@@ -28,6 +28,12 @@ pub(crate) enum NewFolderError {
     Io(io::Error),
 }
 
+impl From<io::Error> for NewFolderError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 impl NewFolder {
     /// A folder that will be at `target`, where there is nothing yet or an empty folder.
     pub(crate) fn create(target: &Path) -> Result<Self, NewFolderError> {
@@ -66,18 +72,18 @@ impl NewFolder {
     }
 
     /// Puts the folder in its place: that of an empty folder, and of nothing else. It may be lost with the power.
-    pub(crate) fn publish(mut self) -> io::Result<()> {
+    pub(crate) fn publish(mut self) -> Result<(), NewFolderError> {
         self.make()?;
         self.rename()
     }
 
     /// As [`NewFolder::publish`], and the folder is there after a power cut too, with all its files.
-    pub(crate) fn publish_durably(mut self) -> io::Result<()> {
+    pub(crate) fn publish_durably(mut self) -> Result<(), NewFolderError> {
         self.files.iter().try_for_each(|(_, file)| file.sync_all())?;
         self.make()?;
         File::open(&self.unfinished)?.sync_all()?;
         self.rename()?;
-        File::open(folder_of(&self.target))?.sync_all()
+        Ok(File::open(folder_of(&self.target))?.sync_all()?)
     }
 
     /// Makes the folder beside the later one, and gives names to the files.
@@ -93,8 +99,14 @@ impl NewFolder {
         Ok(())
     }
 
-    fn rename(&mut self) -> io::Result<()> {
-        fs::rename(&self.unfinished, &self.target)?;
+    /// Somebody else may have taken the place since it was found to be free.
+    fn rename(&mut self) -> Result<(), NewFolderError> {
+        fs::rename(&self.unfinished, &self.target).map_err(|error| match error.kind() {
+            io::ErrorKind::DirectoryNotEmpty
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::NotADirectory => NewFolderError::NotFree,
+            _ => NewFolderError::Io(error),
+        })?;
         self.is_made = false;
         Ok(())
     }
@@ -147,6 +159,20 @@ mod tests {
         write(named).publish_durably().unwrap();
         assert_eq!(names(around.path()), ["new".to_owned()].into());
         assert_eq!(names(&around.path().join("new")), ["a".to_owned(), "b".to_owned()].into());
+    }
+
+    #[test]
+    fn of_two_that_want_one_place_the_second_finds_it_taken() {
+        let around = tempfile::tempdir().unwrap();
+        let target = around.path().join("new");
+        let create = || write(NewFolder::create(&target).unwrap());
+        let (first, second, third) = (create(), create(), create());
+        first.publish().unwrap();
+        assert!(matches!(second.publish(), Err(NewFolderError::NotFree)));
+        fs::remove_dir_all(&target).unwrap();
+        fs::write(&target, "").unwrap();
+        assert!(matches!(third.publish_durably(), Err(NewFolderError::NotFree)));
+        assert_eq!(names(around.path()), ["new".to_owned()].into());
     }
 
     #[test]

@@ -128,10 +128,11 @@ impl Plan {
                 new.publish().map_err(|source| ExportError::Write { path: path.to_owned(), source })
             }
             Planned::Folder(files) => {
-                let mut new = NewFolder::create(path).map_err(|error| match error {
+                let not_made = |error| match error {
                     NewFolderError::NotFree => ExportError::NotFree { path: path.to_owned() },
                     NewFolderError::Io(source) => ExportError::Write { path: path.to_owned(), source },
-                })?;
+                };
+                let mut new = NewFolder::create(path).map_err(not_made)?;
                 let mut bytes = 0;
                 for (name, content) in files {
                     let path = new.path(name);
@@ -140,7 +141,7 @@ impl Plan {
                     writer.write(content, &path, &file)?;
                     bytes += file.metadata().map_err(failed)?.len();
                 }
-                new.publish().map_err(|source| ExportError::Write { path: path.to_owned(), source })?;
+                new.publish().map_err(not_made)?;
                 Ok(bytes)
             }
         }

@@ -92,10 +92,11 @@ impl Import {
         progress: &dyn Progress,
     ) -> Result<(), WriteFolderError> {
         let failed = |path: PathBuf| move |source| WriteFolderError::Write { path, source };
-        let mut new = NewFolder::create(folder).map_err(|error| match error {
+        let not_made = |error| match error {
             NewFolderError::NotFree => WriteFolderError::Occupied { path: folder.to_owned() },
             NewFolderError::Io(source) => failed(folder.to_owned())(source),
-        })?;
+        };
+        let mut new = NewFolder::create(folder).map_err(not_made)?;
         let hull_toml = self.hull_toml();
         let text = hull_toml.write(&self.comments(origin))?;
         let mut documents = vec![("hull.toml", text.into_bytes())];
@@ -118,7 +119,7 @@ impl Import {
                 None => self.write_image(name, disk, file, &told)?,
             }
         }
-        new.publish_durably().map_err(failed(folder.to_owned()))
+        new.publish_durably().map_err(not_made)
     }
 
     fn hull_toml(&self) -> HullToml {
