@@ -213,6 +213,32 @@ fn a_domain_is_the_machine() {
 }
 
 #[test]
+fn scsi_disks_are_spread_over_as_many_controllers_as_they_need() {
+    for (bus, model, disks, controllers, last) in [
+        ("lsi-sas", "lsisas1068", 1, 1, (0, 0)),
+        ("lsi-sas", "lsisas1068", 7, 1, (0, 6)),
+        ("lsi-sas", "lsisas1068", 8, 2, (1, 0)),
+        ("pvscsi", "vmpvscsi", 15, 1, (0, 14)),
+        ("pvscsi", "vmpvscsi", 16, 2, (1, 0)),
+    ] {
+        let text = PLAIN.replace("vcpus = 2", "vcpus = 2\ndevices = \"compat\"");
+        let source = "source = \"root.raw\"\n";
+        let on_bus = format!("{source}bus = \"{bus}\"\n");
+        let more: String = (1..disks).map(|n| format!("\n[[disk]]\nname = \"more-{n}\"\n{on_bus}")).collect();
+        let text = text.replace(source, &format!("{on_bus}{more}"));
+        let plan = plan(&text, Limits::Respected);
+        let domain = document(&plan, "domain-shop.xml");
+        let count = |words: &str| domain.matches(words).count();
+        assert_eq!(count("<controller type=\"scsi\""), controllers, "{bus}, {disks}: {domain}");
+        assert_eq!(count(&format!("model=\"{model}\"")), controllers, "{bus}, {disks}: {domain}");
+        assert_eq!(count("<address type=\"drive\""), disks, "{bus}, {disks}: {domain}");
+        let (controller, target) = last;
+        let last = format!("controller=\"{controller}\" bus=\"0\" target=\"{target}\" unit=\"0\"");
+        assert_eq!(count(&last), 1, "{bus}, {disks}: {domain}");
+    }
+}
+
+#[test]
 fn a_disk_that_libvirt_could_only_write_to_is_said_to_be_so() {
     let disk = "source = \"root.raw\"\n";
     let text = PLAIN.replace(disk, &format!("{disk}mode = \"read-only\"\n"));

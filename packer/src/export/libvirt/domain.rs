@@ -166,8 +166,43 @@ enum Attached {
     Virtio,
     Sata,
     Ide,
-    /// With libvirt's name for the controller.
-    Scsi(&'static str),
+    Scsi(ScsiModel),
+}
+
+/// Kinds of SCSI controllers. Each disk is a target of its own there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ScsiModel {
+    LsiSas,
+    Pvscsi,
+}
+
+impl ScsiModel {
+    /// How many disks one controller is given.
+    const fn most_disks(self) -> usize {
+        match self {
+            Self::LsiSas => 7,
+            Self::Pvscsi => 15,
+        }
+    }
+
+    /// The place of the disk with this number, among the machine's SCSI disks. Left to itself, libvirt would count
+    /// units, of which a target has one on pvscsi, and two on LSI SAS.
+    fn address(self, number: usize) -> Element {
+        element("address")
+            .with("type", "drive")
+            .with("controller", number / self.most_disks())
+            .with("bus", 0)
+            .with("target", number % self.most_disks())
+            .with("unit", 0)
+    }
+
+    fn controller(self, index: usize) -> Element {
+        let model = match self {
+            Self::LsiSas => "lsisas1068",
+            Self::Pvscsi => "vmpvscsi",
+        };
+        element("controller").with("type", "scsi").with("index", index).with("model", model)
+    }
 }
 
 fn disks(
@@ -179,6 +214,7 @@ fn disks(
 ) -> Vec<Element> {
     let mut elements = Vec::new();
     let mut controller = None;
+    let mut scsi_disks = 0;
     let mut letters = Letters::default();
     let tuning = policy.resources.as_ref().and_then(tuning);
     let drives = machine.disks.iter().map(|disk| (disk.name.as_str(), Some(disk)));
@@ -202,6 +238,10 @@ fn disks(
             .child(letters.target(attached))
             .children(tuning.clone())
             .child(element("serial").text(serial));
+        if let Attached::Scsi(model) = attached {
+            entry = entry.child(model.address(scsi_disks));
+            scsi_disks += 1;
+        }
         match disk.map(|disk| disk.mode) {
             // libvirt starts no machine with a read-only disk of these.
             Some(DiskMode::ReadOnly) if matches!(attached, Attached::Sata | Attached::Ide) => {
@@ -214,10 +254,9 @@ fn disks(
         }
         elements.push(entry.child(element("boot").with("order", number + 1)));
     }
-    elements.extend(
-        controller
-            .map(|model| element("controller").with("type", "scsi").with("index", 0).with("model", model)),
-    );
+    if let Some(model) = controller {
+        elements.extend((0..scsi_disks.div_ceil(model.most_disks())).map(|index| model.controller(index)));
+    }
     elements
 }
 
@@ -227,14 +266,14 @@ fn attach(
     devices: Devices,
     bus: Option<Bus>,
     board: Board,
-    controller: &mut Option<&'static str>,
+    controller: &mut Option<ScsiModel>,
 ) -> (Attached, bool) {
     let model = match (devices, bus) {
         (Devices::Virtio, _) | (Devices::Compat, Some(Bus::Virtio)) => return (Attached::Virtio, false),
         (Devices::Compat, None | Some(Bus::Sata)) => return (Attached::Sata, false),
         (Devices::Compat, Some(Bus::Ide)) if board == Board::Pc => return (Attached::Ide, false),
-        (Devices::Compat, Some(Bus::LsiSas)) => "lsisas1068",
-        (Devices::Compat, Some(Bus::Pvscsi)) => "vmpvscsi",
+        (Devices::Compat, Some(Bus::LsiSas)) => ScsiModel::LsiSas,
+        (Devices::Compat, Some(Bus::Pvscsi)) => ScsiModel::Pvscsi,
         (Devices::Compat, Some(Bus::Ide | Bus::Nvme | Bus::BusLogic | Bus::LsiLogic)) => {
             return (Attached::Sata, true);
         }
