@@ -156,6 +156,23 @@ fn several_machines_come_back_with_their_networks_and_their_order() {
 }
 
 #[test]
+fn of_several_configurations_the_default_is_said_to_be_taken() {
+    let author = Author::of(PLAIN);
+    for (ids, is_said) in [([].as_slice(), false), (&["small"], false), (&["small", "large"], true)] {
+        let options = ids.iter().map(|id| {
+            format!("<Configuration ovf:id=\"{id}\"><Label>{id}</Label><Description/></Configuration>")
+        });
+        let options: String = options.collect();
+        let section = format!("<DeploymentOptionSection><Info/>{options}</DeploymentOptionSection>");
+        let section = if ids.is_empty() { String::new() } else { section };
+        let ovf = FOREIGN.replace("<acme:Everywhere", &format!("{section}<acme:Everywhere"));
+        let plan = ova(&author.subject(Limits::Respected), Some(ovf.as_bytes())).unwrap();
+        let said = plan.report.notices.iter().any(|notice| notice.becomes.contains("default configuration"));
+        assert_eq!(said, is_said, "{ids:?}");
+    }
+}
+
+#[test]
 fn what_an_ovf_said_besides_is_still_there() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("shop.ovf"), FOREIGN).unwrap();

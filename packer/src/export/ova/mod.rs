@@ -54,6 +54,11 @@ pub fn ova(subject: &Subject<'_>, ovf: Option<&[u8]>) -> Result<Plan, PlanError>
     let base = base.unwrap_or_default();
     let mut report = LossReport::default();
     report_platform(&mut report);
+    if base.options.len() > 1 {
+        let becomes =
+            "what the kept OVF says is taken from its default configuration, and the OVA has no other";
+        report.notice(None, "ovf", Effect::Other, becomes);
+    }
     let mut descriptor = Descriptor { foreign: foreign(&base.foreign), ..Descriptor::default() };
     descriptor.foreign.push(policy_section(&policy_of(subject)));
     let mut disks = Vec::new();
