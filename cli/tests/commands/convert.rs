@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::disks::{convert, create, cut, noise};
@@ -71,6 +72,16 @@ fn a_new_image_replaces_a_file_even_its_own_source() {
     qemu_img(&host, "compare -f raw -F vmdk disk.raw image");
 }
 
+/// Copies a qcow2 image; in the copy the disk's first cluster lies behind the file's end.
+fn damage(image: &Path, damaged: &Path) {
+    let mut bytes = fs::read(image).unwrap();
+    let field = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    let l1_table = field(40) as usize;
+    let l2_table = (field(l1_table) & 0x00ff_ffff_ffff_fe00) as usize;
+    bytes[l2_table..l2_table + 8].copy_from_slice(&(1_u64 << 63 | 1 << 40).to_be_bytes());
+    fs::write(damaged, bytes).unwrap();
+}
+
 #[test]
 fn what_cannot_be_converted_leaves_what_was_there() {
     let Some(host) = host() else { return };
@@ -81,6 +92,7 @@ fn what_cannot_be_converted_leaves_what_was_there() {
     create(host.folder(), "-f qcow2 -b disk.raw -F raw over.qcow2");
     fs::copy(at("disk.qcow2"), at("short.qcow2")).unwrap();
     cut(&at("short.qcow2"), 600_000);
+    damage(&at("disk.qcow2"), &at("damaged.qcow2"));
     let before = files(host.folder()).len();
     for (arguments, code, words) in [
         ("disk.qcow2 -o old", 2, ["--to"].as_slice()),
@@ -98,6 +110,7 @@ fn what_cannot_be_converted_leaves_what_was_there() {
         ("over.qcow2 --to raw -o old", 1, &["over.qcow2", "backing"]),
         ("short.qcow2 --to raw -o old", 1, &["short.qcow2", "qcow2", "byte"]),
         ("empty --to vmdk -o old", 1, &["`old`", "vmdk", "no bytes"]),
+        ("damaged.qcow2 --to raw -o old", 1, &["`damaged.qcow2`", "cannot read the disk", "disk-images.md"]),
     ] {
         host.run(&format!("convert {arguments}")).fails(code, words);
     }
