@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::commands::inspect::{RULE_HEADINGS, rule_rows};
 use crate::context::Context;
 use crate::error::{CommandError, Exit};
 use crate::image::{IMAGES, ImageArgs, LARGER, hand_over};
@@ -210,11 +211,15 @@ fn show_machine(machine: &Machine) {
     }
 }
 
-/// Says, last and where nobody overlooks it, that nothing passes, and what to do about it.
+/// Says, last and where nobody overlooks it, what passes; and where nothing does, what to do about it.
 fn show_firewall(imported: &Import, args: &ImportArgs) {
     let policy = imported.appliance.policy();
     let is_closed = |machine: &&Machine| policy.machine(&machine.name).firewall == Firewall::default();
     let machines = &imported.appliance.config().machines;
+    for machine in machines.iter().filter(|machine| !is_closed(machine)) {
+        text::say(format_args!("FIREWALL: as the OVF brings it. What passes to and from {}:", machine.name));
+        text::say_table(&RULE_HEADINGS, rule_rows(&policy.machine(&machine.name).firewall));
+    }
     let closed: Vec<_> = machines.iter().filter(is_closed).map(|machine| machine.name.as_str()).collect();
     if closed.is_empty() {
         return;

@@ -1,6 +1,7 @@
 //! `inspect`: what an appliance is, what it asks for, and where its bytes are.
 
-use appliance::{Machine, Reference, policy::MachinePolicy};
+use appliance::policy::{Firewall, MachinePolicy};
+use appliance::{Machine, Reference};
 use packer::{Contents, Platform};
 use serde_json::{Value, json};
 
@@ -107,10 +108,20 @@ fn print_machine(machine: &Machine, policy: &MachinePolicy, platform: &Platform)
         text::table(&["NAME", "SIZE"], rows.collect());
     }
     heading("Firewall");
-    print_firewall(&policy.firewall);
+    let rows = rule_rows(&policy.firewall);
+    if rows.is_empty() {
+        text::result("nothing in, nothing out");
+        return;
+    }
+    text::table(&RULE_HEADINGS, rows);
+    text::result("everything else is dropped");
 }
 
-fn print_firewall(firewall: &appliance::policy::Firewall) {
+/// What stands above the columns of [`rule_rows`].
+pub(crate) const RULE_HEADINGS: [&str; 5] = ["DIRECTION", "RULE", "PORTS", "PEERS", "PUBLISHED AT"];
+
+/// A firewall for people: a row for each rule.
+pub(crate) fn rule_rows(firewall: &Firewall) -> Vec<Vec<String>> {
     let ports = |ports: &[appliance::policy::PortRange]| {
         ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     };
@@ -130,12 +141,7 @@ fn print_firewall(firewall: &appliance::policy::Firewall) {
         let what = format!("{} {}", rule.proto.as_str(), ports(&rule.ports));
         rows.push(vec!["out".into(), rule.name.clone(), what, peers(&rule.to), String::new()]);
     }
-    if rows.is_empty() {
-        text::result("nothing in, nothing out");
-        return;
-    }
-    text::table(&["DIRECTION", "RULE", "PORTS", "PEERS", "PUBLISHED AT"], rows);
-    text::result("everything else is dropped");
+    rows
 }
 
 fn health_text(health: &appliance::policy::Health) -> String {

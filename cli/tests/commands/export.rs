@@ -172,10 +172,25 @@ fn a_container_disk_is_a_container_image() {
 fn an_ova_carries_the_policy_to_the_next_hull() {
     let host = Host::new();
     demanding(&host);
+    let publish = "ports = [80]\npublish = { host-port = 8080, bind = \"127.0.0.1\" }";
+    edit(&host.folder().join("a"), "ports = [80]", publish);
+    host.ok("pack a -t web:1");
     let done = host.run("export web:1 --to ova -o web.ova");
     assert_eq!(done.ok(), "web.ova");
     assert!(done.stderr.contains("enforce none of it"), "{}", done.stderr);
-    host.ok("import web.ova -t back:1");
+    let said = host.run("import web.ova -t back:1");
+    said.ok();
+    let lines = said.stderr.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    let firewall: Vec<_> = lines.skip_while(|line| !line.starts_with("FIREWALL")).take(4).collect();
+    assert_eq!(
+        firewall,
+        [
+            "FIREWALL: as the OVF brings it. What passes to and from drill:",
+            "DIRECTION RULE PORTS PEERS PUBLISHED AT",
+            "in http tcp 80 0.0.0.0/0 127.0.0.1:8080",
+            "out out tcp 443 198.51.100.0/24",
+        ]
+    );
     let policy = |name: &str| host.json(&format!("inspect {name} --json"))["platforms"][0]["policy"].clone();
     assert_eq!(policy("back:1"), policy("web:1"));
     host.run("export back:1 --to ova -o web.ova --disk root").fails(2, &["--disk"]);
