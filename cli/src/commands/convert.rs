@@ -69,7 +69,8 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<(), CommandError> {
 
 impl From<WriteImageError> for CommandError {
     fn from(error: WriteImageError) -> Self {
-        const DAMAGED: &str = "it is damaged, or not an image that docs/formats/disk-images.md describes: have it made anew where it came from";
+        const DAMAGED: &str = "the image is damaged, or uses what docs/formats/disk-images.md does not list: \
+                               have it made anew where it came from";
         let hint = match &error {
             WriteImageError::NotAFile { .. } => {
                 return Self::from_error(Exit::Usage, error)
