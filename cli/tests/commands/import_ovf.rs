@@ -396,7 +396,8 @@ fn an_import_that_is_interrupted_leaves_nothing() {
             let scratch = targets.find(|(_, target)| target.to_string_lossy().ends_with("(deleted)"))?;
             fs::metadata(scratch.0).ok().filter(|metadata| metadata.len() > 0).map(drop)
         });
-        let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        // Not SIGINT, which a shell has its background jobs ignore.
+        let kill = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
         assert!(kill.success());
         assert!(!child.wait().unwrap().success());
         assert_eq!(files(host.folder()), before);
