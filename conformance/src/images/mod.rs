@@ -146,12 +146,32 @@ pub fn run(options: &Options, tell: &(dyn Fn(&Case) + Sync)) -> Result<Summary, 
     error.map_or(Ok(summary), Err)
 }
 
+/// Now and then QEMU makes an image that it cannot read itself, most often by compressing clusters whose narrow
+/// refcounts cannot hold it. Nothing can be held against such a one; another is made in its place.
+const MOST_ATTEMPTS: u32 = 3;
+
+/// An image, and what QEMU says is in it.
+fn make(
+    options: &Options,
+    number: u64,
+    random: &mut Random,
+) -> Result<(Workshop, recipes::Made, compare::Reference), SuiteError> {
+    let mut attempt = 1;
+    loop {
+        let mut shop = Workshop::open(options.scratch.join(format!("image-{number}-{attempt}")))?;
+        let made = recipes::make(&mut shop, &options.only, random);
+        match made.and_then(|made| qemu::reference(&made, &mut shop).map(|reference| (made, reference))) {
+            Ok((made, reference)) => return Ok((shop, made, reference)),
+            Err(SuiteError::Failed { .. }) if attempt < MOST_ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// One image, from its recipe to its last comparison.
 fn case(options: &Options, number: u64) -> Result<Case, SuiteError> {
     let mut random = Random::of_image(options.seed, number);
-    let mut shop = Workshop::open(options.scratch.join(format!("image-{number}")))?;
-    let made = recipes::make(&mut shop, &options.only, &mut random)?;
-    let reference = qemu::reference(&made, &mut shop)?;
+    let (mut shop, made, reference) = make(options, number, &mut random)?;
     let read = options.subject.with_disk(&made, &shop, |disk| {
         compare::compare(disk, &reference, &mut random).map_err(|error| shop.failed(error))
     })?;
