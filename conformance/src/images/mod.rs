@@ -61,6 +61,8 @@ pub struct Case {
     pub number: u64,
     /// Its kind.
     pub kind: Kind,
+    /// How many were made before it in its place that QEMU could not read itself.
+    pub unreadable: u64,
     /// How it was made, as lines of a shell script.
     pub recipe: String,
     /// How many comparisons were made.
@@ -148,21 +150,25 @@ pub fn run(options: &Options, tell: &(dyn Fn(&Case) + Sync)) -> Result<Summary, 
 
 /// Now and then QEMU makes an image that it cannot read itself, most often by compressing clusters whose narrow
 /// refcounts cannot hold it. Nothing can be held against such a one; another is made in its place.
-const MOST_ATTEMPTS: u32 = 3;
+const MOST_ATTEMPTS: u64 = 3;
+
+/// An image that QEMU can read.
+struct Made {
+    shop: Workshop,
+    image: recipes::Made,
+    reference: compare::Reference,
+    unreadable: u64,
+}
 
 /// An image, and what QEMU says is in it.
-fn make(
-    options: &Options,
-    number: u64,
-    random: &mut Random,
-) -> Result<(Workshop, recipes::Made, compare::Reference), SuiteError> {
-    let mut attempt = 1;
+fn make(options: &Options, number: u64, random: &mut Random) -> Result<Made, SuiteError> {
+    let mut unreadable = 0;
     loop {
-        let mut shop = Workshop::open(options.scratch.join(format!("image-{number}-{attempt}")))?;
-        let made = recipes::make(&mut shop, &options.only, random);
-        match made.and_then(|made| qemu::reference(&made, &mut shop).map(|reference| (made, reference))) {
-            Ok((made, reference)) => return Ok((shop, made, reference)),
-            Err(SuiteError::Failed { .. }) if attempt < MOST_ATTEMPTS => attempt += 1,
+        let mut shop = Workshop::open(options.scratch.join(format!("image-{number}-{unreadable}")))?;
+        let image = recipes::make(&mut shop, &options.only, random)?;
+        match qemu::reference(&image, &mut shop) {
+            Ok(reference) => return Ok(Made { shop, image, reference, unreadable }),
+            Err(SuiteError::Failed { .. }) if unreadable + 1 < MOST_ATTEMPTS => unreadable += 1,
             Err(error) => return Err(error),
         }
     }
@@ -171,8 +177,8 @@ fn make(
 /// One image, from its recipe to its last comparison.
 fn case(options: &Options, number: u64) -> Result<Case, SuiteError> {
     let mut random = Random::of_image(options.seed, number);
-    let (mut shop, made, reference) = make(options, number, &mut random)?;
-    let read = options.subject.with_disk(&made, &shop, |disk| {
+    let Made { mut shop, image, reference, unreadable } = make(options, number, &mut random)?;
+    let read = options.subject.with_disk(&image, &shop, |disk| {
         compare::compare(disk, &reference, &mut random).map_err(|error| shop.failed(error))
     })?;
     let mut compared = read.unwrap_or_else(|difference| Compared {
@@ -181,7 +187,7 @@ fn case(options: &Options, number: u64) -> Result<Case, SuiteError> {
         holes: Holes::default(),
     });
     let target = &TARGETS[random.below(TARGETS.len() as u64) as usize];
-    compared.note(options.subject.write(&made, target, &mut shop)?);
+    compared.note(options.subject.write(&image, target, &mut shop)?);
     let Compared { comparisons, differences, holes } = compared;
-    Ok(Case { number, kind: made.kind, recipe: shop.recipe(), comparisons, differences, holes })
+    Ok(Case { number, kind: image.kind, unreadable, recipe: shop.recipe(), comparisons, differences, holes })
 }
