@@ -1,11 +1,10 @@
-//! `registry`: a registry of one's own.
+//! `registry serve`: the server, until it is told to stop.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use blob_store::FolderStorage;
-use clap::Subcommand;
 use registry::{Event, Exposure, Limits, Observer, ServeError, Server, ServerConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -14,24 +13,11 @@ use crate::error::{CommandError, Exit, OrExit as _};
 use crate::text::{self, plain};
 use crate::transfer::block_on;
 
-/// Run a registry of your own
-#[derive(Debug, clap::Args)]
-pub(crate) struct RegistryArgs {
-    #[command(subcommand)]
-    command: RegistryCommand,
-}
-
-/// What can be done with a registry.
-#[derive(Debug, Subcommand)]
-enum RegistryCommand {
-    Serve(ServeArgs),
-}
-
 /// Serve a registry from a folder until interrupted
 ///
 /// Any OCI client can push to it and pull from it. What it acknowledges is on disk.
 #[derive(Debug, clap::Args)]
-struct ServeArgs {
+pub(super) struct ServeArgs {
     /// The folder that holds everything [default: HULL_HOME/registry]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -46,10 +32,8 @@ struct ServeArgs {
     max_blob: u64,
 }
 
-pub(crate) fn run(context: &Context, args: RegistryArgs) -> Result<(), CommandError> {
-    match args.command {
-        RegistryCommand::Serve(args) => block_on(serve(context, args))?,
-    }
+pub(super) fn run(context: &Context, args: ServeArgs) -> Result<(), CommandError> {
+    block_on(serve(context, args))?
 }
 
 async fn serve(context: &Context, args: ServeArgs) -> Result<(), CommandError> {
