@@ -85,10 +85,20 @@ pub(crate) fn tag_of_folder(folder: &str) -> Option<&str> {
 
 /// An entry of a tag's history. Places count from 0.
 pub(crate) fn tag_entry(name: &RepositoryName, tag_name: &Tag, place: u64) -> Key {
-    key(format!("{}/{:020}", tag(name, tag_name), u64::MAX - place))
+    log_entry(&tag(name, tag_name), place)
 }
 
-/// The place in its history of the entry with this name.
+/// An entry of the log in `folder`. Places count from 0.
+pub(crate) fn log_entry(folder: &Key, place: u64) -> Key {
+    key(format!("{folder}/{}", log_entry_name(place)))
+}
+
+/// The last part of the key of a log's entry.
+pub(crate) fn log_entry_name(place: u64) -> String {
+    format!("{:020}", u64::MAX - place)
+}
+
+/// The place in its log of the entry with this name.
 pub(crate) fn place_of_entry(entry: &str) -> Option<u64> {
     entry.parse().ok().map(|number: u64| u64::MAX - number)
 }

@@ -12,6 +12,7 @@ mod connection;
 mod http;
 mod json;
 mod layout;
+mod log;
 mod manifest;
 mod name;
 mod range;
