@@ -24,10 +24,11 @@
 
 mod reader;
 mod session;
+mod steps;
 mod tree;
 
 use std::cmp::Ordering;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,8 @@ use bytes::Bytes;
 
 use self::reader::BufferPool;
 use self::session::FolderSession;
+use self::steps::Steps;
+pub use self::steps::{Faults, Step};
 use self::tree::Tree;
 use crate::Key;
 use crate::key::component_ok;
@@ -83,29 +86,43 @@ impl FolderStorage {
     /// [`OpenFolderError::InUse`] while another process, or another value in this one, has it open;
     /// [`OpenFolderError::Io`].
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, OpenFolderError> {
+        Self::open_with_faults(root, Arc::new(()))
+    }
+
+    /// As [`FolderStorage::open`], with every change to the disk, also those of opening, in the hands
+    /// of `faults`. For tests of crashes and of disks that fail.
+    ///
+    /// # Errors
+    ///
+    /// As [`FolderStorage::open`].
+    pub fn open_with_faults(
+        root: impl Into<PathBuf>,
+        faults: Arc<dyn Faults>,
+    ) -> Result<Self, OpenFolderError> {
         let root = root.into();
+        let steps = Steps::new(faults);
         let during = |action, path: &Path| {
             let path = path.to_owned();
             move |source| OpenFolderError::Io { action, path, source }
         };
-        fs::create_dir_all(&root).map_err(during("make the folder", &root))?;
+        make_folders(&steps, &root).map_err(during("make the folder", &root))?;
         let path = root.join(".lock");
-        let is_new = !path.exists();
-        let lock = OpenOptions::new().create(true).append(true).open(&path).map_err(during("open", &path))?;
+        let lock = open_lock(&steps, &path).map_err(during("open", &path))?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenFolderError::InUse { root }),
             locked => locked.map_err(io::Error::from).map_err(during("lock", &path))?,
         }
-        for folder in [tree::NEW, tree::SESSIONS] {
-            let path = root.join(folder);
-            fs::create_dir_all(&path).map_err(during("make the folder", &path))?;
-        }
-        if is_new {
+        let path = root.join(tree::SESSIONS);
+        make_folders(&steps, &path).map_err(during("make the folder", &path))?;
+        let path = root.join(tree::NEW);
+        if !path.is_dir() {
             // The folder itself, and those above it that were made with it, must survive as well.
-            rustix::fs::syncfs(&lock).map_err(io::Error::from).map_err(during("make durable", &root))?;
+            // `.new` is made last, so a crash before this is done has it done at the next start.
+            steps.sync_file_system(&root).map_err(during("make durable", &root))?;
+            make_folders(&steps, &path).map_err(during("make the folder", &path))?;
         }
-        tree::clear_leftovers(&root).map_err(during("clear away what was left in", &root))?;
-        Ok(Self { tree: Arc::new(Tree::new(root, lock)) })
+        tree::clear_leftovers(&steps, &root).map_err(during("clear away what was left in", &root))?;
+        Ok(Self { tree: Arc::new(Tree::new(root, lock, steps)) })
     }
 
     /// Runs `work` where it may block. It runs to its end even if the caller loses interest.
@@ -116,6 +133,33 @@ impl FolderStorage {
     {
         let tree = Arc::clone(&self.tree);
         blocking(move || work(&tree)).await
+    }
+}
+
+/// Opens the file that is locked, and makes it if it is not there.
+fn open_lock(steps: &Steps, path: &Path) -> io::Result<File> {
+    match steps.reopen(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    match steps.create(path) {
+        // Another process is starting too.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => steps.reopen(path),
+        created => created,
+    }
+}
+
+/// Makes `folder` and those above it that are missing.
+fn make_folders(steps: &Steps, folder: &Path) -> io::Result<()> {
+    if folder.as_os_str().is_empty() || folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent() {
+        make_folders(steps, parent)?;
+    }
+    match steps.make_folder(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        made => made,
     }
 }
 

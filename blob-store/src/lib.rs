@@ -13,7 +13,7 @@ mod memory;
 mod storage;
 mod write_back;
 
-pub use folder::{FolderStorage, OpenFolderError};
+pub use folder::{Faults, FolderStorage, OpenFolderError, Step};
 pub use key::{Key, KeyError};
 pub use local::{
     BlobFile, BlobWriter, Hold, LocalStore, LocalStoreError, PartialBlob, Root, SweepError, Tagged,

@@ -1,14 +1,15 @@
 //! Sessions of the folder backend: one file each, appended to in order.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::steps::Steps;
 use super::tree::{Tree, storage_error};
 use super::{blocking, reader};
 use crate::Key;
@@ -33,16 +34,15 @@ impl FolderSession {
     pub(super) fn begin(tree: Arc<Tree>, id: SessionId) -> Result<Self, StorageError> {
         tree.check_writable()?;
         let path = path(&tree, id);
-        let created = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
-        let file = Arc::new(created.map_err(|error| storage_error("create", &path, error))?);
+        let file =
+            Arc::new(tree.steps().create(&path).map_err(|error| storage_error("create", &path, error))?);
         Ok(Self { tree, id, file, size_bytes: 0, flushed_bytes: 0, is_name_durable: false })
     }
 
     pub(super) fn resume(tree: Arc<Tree>, id: SessionId) -> Result<Self, StorageError> {
         let path = path(&tree, id);
-        let opened = OpenOptions::new().read(true).write(true).open(&path);
         let failed = |error| storage_error("open", &path, error);
-        let file = match opened {
+        let file = match tree.steps().reopen(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(StorageError::NoSession { id });
             }
@@ -72,10 +72,11 @@ impl Session for FolderSession {
         let flushed = self.flushed_bytes;
         (self.size_bytes, self.flushed_bytes) = blocking(move || {
             tree.check_writable()?;
-            let end = write_pieces(&file, offset, &pieces).map_err(|error| {
+            let path = path(&tree, id);
+            let end = write_pieces(tree.steps(), &file, &path, offset, &pieces).map_err(|error| {
                 // What was written of the pieces is overwritten or cut off later if this fails.
-                let _ = file.set_len(offset);
-                storage_error("write", &path(&tree, id), error)
+                let _ = tree.steps().cut(&file, &path, offset);
+                storage_error("write", &path, error)
             })?;
             Ok((end, write_back::begin(&file, flushed, end)))
         })
@@ -87,7 +88,7 @@ impl Session for FolderSession {
         let (tree, id, file) = (Arc::clone(&self.tree), self.id, Arc::clone(&self.file));
         let is_name_durable = self.is_name_durable;
         blocking(move || {
-            tree.sync_data(&file, &path(&tree, id))?;
+            tree.sync_file(&file, &path(&tree, id))?;
             if is_name_durable { Ok(()) } else { tree.sync_folder(&tree.session_folder()) }
         })
         .await?;
@@ -110,8 +111,9 @@ impl Session for FolderSession {
                 return Ok(Put::Exists);
             }
             self.tree.check_writable()?;
-            self.file.set_len(self.size_bytes).map_err(|error| storage_error("cut", &path, error))?;
-            self.tree.sync_data(&self.file, &path)?;
+            let cut = self.tree.steps().cut(&self.file, &path, self.size_bytes);
+            cut.map_err(|error| storage_error("cut", &path, error))?;
+            self.tree.sync_file(&self.file, &path)?;
             self.tree.publish(&path, &key)
         })
         .await
@@ -120,7 +122,7 @@ impl Session for FolderSession {
 
 pub(super) fn abort(tree: &Tree, id: SessionId) -> Result<(), StorageError> {
     let path = path(tree, id);
-    match fs::remove_file(&path) {
+    match tree.steps().remove(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(storage_error("remove", &path, error)),
         _ => Ok(()),
     }
@@ -149,9 +151,15 @@ fn path(tree: &Tree, id: SessionId) -> PathBuf {
 }
 
 /// Writes `pieces` from `offset` on, and returns where they end.
-fn write_pieces(file: &File, mut offset: u64, pieces: &[Bytes]) -> io::Result<u64> {
+fn write_pieces(
+    steps: &Steps,
+    file: &File,
+    path: &Path,
+    mut offset: u64,
+    pieces: &[Bytes],
+) -> io::Result<u64> {
     for piece in pieces {
-        file.write_all_at(piece, offset)?;
+        steps.write(file, path, offset, piece)?;
         offset += piece.len() as u64;
     }
     Ok(offset)

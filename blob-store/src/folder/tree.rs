@@ -1,14 +1,15 @@
 //! The files of the folder backend: how a key is put, found and removed. Blocking.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::reader::BufferPool;
+use super::steps::Steps;
 use crate::Key;
 use crate::key::component_ok;
 use crate::storage::{Put, StorageError};
@@ -26,6 +27,7 @@ const MAX_DURABLE_FOLDERS: usize = 16 << 10;
 pub(super) struct Tree {
     root: PathBuf,
     _lock: File,
+    steps: Steps,
     /// Folders that are known to survive a power cut, with all folders above them.
     durable_folders: Mutex<HashSet<PathBuf>>,
     /// Paths of keys that are being linked, and by how many. A path that is here may or may not
@@ -38,10 +40,11 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    pub(super) fn new(root: PathBuf, lock: File) -> Self {
+    pub(super) fn new(root: PathBuf, lock: File, steps: Steps) -> Self {
         Self {
             root,
             _lock: lock,
+            steps,
             durable_folders: Mutex::default(),
             publishing: Mutex::default(),
             is_read_only: AtomicBool::new(false),
@@ -56,6 +59,10 @@ impl Tree {
 
     pub(super) fn session_folder(&self) -> PathBuf {
         self.root.join(SESSIONS)
+    }
+
+    pub(super) fn steps(&self) -> &Steps {
+        &self.steps
     }
 
     pub(super) fn buffers(&self) -> &Arc<BufferPool> {
@@ -105,19 +112,16 @@ impl Tree {
         let put = self.write_new(&path, content).and_then(|()| self.publish(&path, key));
         if put.is_err() {
             // The file has no key; if removing it fails too, the next start does it.
-            let _ = fs::remove_file(&path);
+            let _ = self.steps.remove(&path);
         }
         put
     }
 
     fn write_new(&self, path: &Path, content: &[u8]) -> Result<(), StorageError> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(path)
-            .map_err(|error| storage_error("create", path, error))?;
-        file.write_all(content).map_err(|error| storage_error("write", path, error))?;
-        self.sync_data(&file, path)
+        let file = self.steps.create(path).map_err(|error| storage_error("create", path, error))?;
+        let written = self.steps.write(&file, path, 0, content);
+        written.map_err(|error| storage_error("write", path, error))?;
+        self.sync_file(&file, path)
     }
 
     /// Gives the durable content at `from` the name `key`, unless the key is there, and removes
@@ -127,10 +131,10 @@ impl Tree {
         let folder = to.parent().expect("a key lies in the root or below");
         self.make_folder(folder)?;
         if !self.hide_new(&to) {
-            let _ = fs::remove_file(from);
+            let _ = self.steps.remove(from);
             return Ok(Put::Exists);
         }
-        let put = match fs::hard_link(from, &to) {
+        let put = match self.steps.link(from, &to) {
             Ok(()) => Put::Created,
             // Somebody was faster, and may not have made the folder durable yet.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Put::Exists,
@@ -143,14 +147,14 @@ impl Tree {
         self.sync_folder(folder)?;
         self.lock_publishing().remove(&to);
         // Should this fail, the next start finds a file with two names and removes this one.
-        let _ = fs::remove_file(from);
+        let _ = self.steps.remove(from);
         Ok(put)
     }
 
     pub(super) fn delete(&self, key: &Key) -> Result<(), StorageError> {
         self.check_writable()?;
         let path = self.path(key);
-        match fs::remove_file(&path) {
+        match self.steps.remove(&path) {
             Ok(()) => self.sync_folder(path.parent().expect("a key lies in the root or below")),
             Err(error) if is_absent(&error) => Ok(()),
             Err(error) => Err(storage_error("delete", &path, error)),
@@ -214,7 +218,7 @@ impl Tree {
         }
         let parent = folder.parent().expect("a folder of the tree lies below the root");
         self.make_folder(parent)?;
-        match fs::create_dir(folder) {
+        match self.steps.make_folder(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(storage_error("make the folder", folder, error));
             }
@@ -233,15 +237,14 @@ impl Tree {
         self.durable_folders.lock().expect("nobody panics while holding the set")
     }
 
-    pub(super) fn sync_data(&self, file: &File, path: &Path) -> Result<(), StorageError> {
+    pub(super) fn sync_file(&self, file: &File, path: &Path) -> Result<(), StorageError> {
         self.check_writable()?;
-        file.sync_data().map_err(|error| self.not_durable(path, error))
+        self.steps.sync_file(file, path).map_err(|error| self.not_durable(path, error))
     }
 
     pub(super) fn sync_folder(&self, folder: &Path) -> Result<(), StorageError> {
         self.check_writable()?;
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|error| self.not_durable(folder, error))
+        self.steps.sync_folder(folder).map_err(|error| self.not_durable(folder, error))
     }
 
     fn not_durable(&self, path: &Path, error: io::Error) -> StorageError {
@@ -267,7 +270,7 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 /// Removes what a crash left in `.new`, and finished sessions; open sessions stay.
-pub(super) fn clear_leftovers(root: &Path) -> io::Result<()> {
+pub(super) fn clear_leftovers(steps: &Steps, root: &Path) -> io::Result<()> {
     let mut leftovers = Vec::new();
     let mut some_linked = false;
     for folder in [NEW, SESSIONS] {
@@ -281,7 +284,7 @@ pub(super) fn clear_leftovers(root: &Path) -> io::Result<()> {
         }
     }
     if some_linked {
-        rustix::fs::syncfs(File::open(root)?)?;
+        steps.sync_file_system(root)?;
     }
-    leftovers.iter().try_for_each(fs::remove_file)
+    leftovers.iter().try_for_each(|path| steps.remove(path))
 }
