@@ -187,6 +187,10 @@ impl Storage for FolderStorage {
         Sharing::Exclusive
     }
 
+    async fn check_writable(&self) -> Result<(), StorageError> {
+        self.blocking(|tree| tree.check_space()).await
+    }
+
     async fn put_if_absent(&self, key: &Key, content: Bytes) -> Result<Put, StorageError> {
         let key = key.clone();
         self.blocking(move |tree| tree.put(&key, &content)).await

@@ -31,6 +31,15 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// Whether somebody else may change the tree while this value is in use.
     fn sharing(&self) -> Sharing;
 
+    /// Says whether writes would be taken now, as far as that can be known cheaply and without one.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Full`], [`StorageError::ReadOnly`], [`StorageError::Io`].
+    async fn check_writable(&self) -> Result<(), StorageError> {
+        Ok(())
+    }
+
     /// Puts `content` under `key` unless the key is there already. Once this returns, in either
     /// case, the key survives a power cut.
     ///

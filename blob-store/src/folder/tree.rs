@@ -19,6 +19,9 @@ pub(super) const NEW: &str = ".new";
 /// Folder of the open sessions.
 pub(super) const SESSIONS: &str = ".sessions";
 
+/// With less space than this in bytes a file system counts as full.
+const LEAST_FREE: u64 = 16 << 20;
+
 /// How many folders are remembered as durable before the memory is emptied.
 const MAX_DURABLE_FOLDERS: usize = 16 << 10;
 
@@ -75,6 +78,18 @@ impl Tree {
             true => Err(StorageError::ReadOnly),
             false => Ok(()),
         }
+    }
+
+    /// Fails where the next write would likely fail: after one that could not be made durable, and
+    /// without space or file numbers left.
+    pub(super) fn check_space(&self) -> Result<(), StorageError> {
+        self.check_writable()?;
+        let system = rustix::fs::statvfs(&self.root)
+            .map_err(|error| storage_error("examine the file system of", &self.root, error.into()))?;
+        let free_bytes = system.f_bavail.saturating_mul(system.f_frsize);
+        // Some file systems do not number files, and have 0 of 0 left.
+        let has_numbers = system.f_files == 0 || system.f_favail > 0;
+        if free_bytes < LEAST_FREE || !has_numbers { Err(StorageError::Full) } else { Ok(()) }
     }
 
     pub(super) fn open(&self, key: &Key) -> Result<(File, u64), StorageError> {
