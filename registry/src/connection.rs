@@ -1,4 +1,4 @@
-//! A connection whose writes may stall, but not for ever.
+//! A connection, plain or with TLS, whose writes may stall, but not for ever.
 //!
 //! A client that asks for a large blob and then reads nothing would keep its connection, and the
 //! memory behind it, until the end of time. Reading needs no such limit here: between requests the
@@ -12,20 +12,38 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
 
-/// A TCP connection that fails when nothing could be written for a while.
+/// A connection that fails when nothing could be written for a while.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: TcpStream,
+    transport: Transport,
     stall_limit: Duration,
     /// Runs while a write is waiting for the client.
     stall: Pin<Box<Sleep>>,
     is_stalled: bool,
 }
 
+/// What carries the bytes.
+#[derive(Debug)]
+pub(crate) enum Transport {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Does the same with whatever carries the bytes.
+macro_rules! transport {
+    ($this:expr, $stream:ident => $call:expr) => {
+        match &mut $this.transport {
+            Transport::Plain($stream) => $call,
+            Transport::Tls($stream) => $call,
+        }
+    };
+}
+
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, stall_limit: Duration) -> Self {
-        Self { stream, stall_limit, stall: Box::pin(tokio::time::sleep(stall_limit)), is_stalled: false }
+    pub(crate) fn new(transport: Transport, stall_limit: Duration) -> Self {
+        Self { transport, stall_limit, stall: Box::pin(tokio::time::sleep(stall_limit)), is_stalled: false }
     }
 
     /// Passes on what became of a write, and keeps the time that writes wait.
@@ -50,13 +68,13 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        transport!(self, stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let written = transport!(self, stream => Pin::new(stream).poll_write(cx, buf));
         self.watch(cx, written)
     }
 
@@ -65,19 +83,26 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = transport!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs));
         self.watch(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.transport {
+            Transport::Plain(stream) => stream.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 
+    /// TLS keeps what it could not write yet, so that here is where its writes wait.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = transport!(self, stream => Pin::new(stream).poll_flush(cx));
+        self.watch(cx, flushed)
     }
 
+    /// TLS says goodbye, which waits like any write.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let closed = transport!(self, stream => Pin::new(stream).poll_shutdown(cx));
+        self.watch(cx, closed)
     }
 }

@@ -9,10 +9,10 @@ mod blobs;
 pub(crate) mod body;
 mod error;
 mod manifests;
+pub(crate) mod operations;
 mod tags;
 mod upload_requests;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use appliance::Digest;
@@ -23,9 +23,10 @@ use hyper::body::Incoming;
 
 use self::body::{Pace, RequestBody, ResponseBody};
 use self::error::ApiError;
+use crate::event::{Event, Observer};
+use crate::exchange::Exchange;
 use crate::repository::Repositories;
 use crate::route::Route;
-use crate::server::{Event, Observer};
 use crate::uploads::Uploads;
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -40,6 +41,8 @@ pub(crate) struct Service {
     pub(crate) repositories: Arc<Repositories>,
     pub(crate) uploads: Arc<Uploads>,
     pub(crate) pace: Pace,
+    /// The longest path with its query.
+    pub(crate) uri_bytes: usize,
     pub(crate) observer: Arc<dyn Observer>,
 }
 
@@ -53,27 +56,32 @@ struct Call {
 
 impl Service {
     pub(crate) async fn answer(
-        self: Arc<Self>,
+        &self,
         request: Request<Incoming>,
-    ) -> Result<Response<ResponseBody>, Infallible> {
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        Ok(self.route(request).await.unwrap_or_else(|error| {
+        exchange: &Arc<Exchange>,
+    ) -> Response<ResponseBody> {
+        self.route(request, exchange).await.unwrap_or_else(|error| {
             if error.status().is_server_error() {
-                self.observer.observe(&Event::RequestFailed { method: &method, path: &path, error: &error });
+                self.observer.observe(&Event::RequestFailed { request: exchange, error: &error });
             }
             error.into_response()
-        }))
+        })
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Answer {
+    async fn route(&self, request: Request<Incoming>, exchange: &Arc<Exchange>) -> Answer {
         let (head, body) = request.into_parts();
+        let length = head.uri.path_and_query().map_or(0, |text| text.as_str().len());
+        if length > self.uri_bytes {
+            return Err(ApiError::LongUri { limit: self.uri_bytes });
+        }
         let route = Route::parse(head.uri.path())?;
+        exchange.routed(&route);
         let method = head.method;
         if !route.methods().contains(&method) {
             return Err(ApiError::Method { allowed: route.methods() });
         }
         let query = Query::parse(head.uri.query());
-        let body = RequestBody::new(body, self.pace);
+        let body = RequestBody::new(body, self.pace, Arc::clone(exchange));
         let call = Call { method, headers: head.headers, query, body };
         match route {
             Route::Base => Ok(base()),

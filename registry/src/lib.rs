@@ -9,17 +9,26 @@
 
 mod cache;
 mod connection;
+mod event;
+mod exchange;
 mod http;
 mod json;
 mod layout;
 mod log;
 mod manifest;
+mod metrics;
 mod name;
+mod operations;
+mod peers;
 mod range;
 mod repository;
 mod route;
 mod server;
+mod tls;
 mod upload;
 mod uploads;
 
-pub use server::{Event, Exposure, Limits, Observer, ServeError, Server, ServerConfig};
+pub use event::{Event, Observer};
+pub use exchange::Exchange;
+pub use server::{Exposure, Limits, ServeError, Server, ServerConfig};
+pub use tls::{Tls, TlsError};

@@ -71,6 +71,30 @@ impl Route {
         }
     }
 
+    /// The form of the path, for logs and counters.
+    pub(crate) fn template(&self) -> &'static str {
+        match self {
+            Self::Base => "/v2/",
+            Self::Manifest(..) => "/v2/<name>/manifests/<reference>",
+            Self::Blob(..) => "/v2/<name>/blobs/<digest>",
+            Self::Uploads(_) => "/v2/<name>/blobs/uploads/",
+            Self::Upload(..) => "/v2/<name>/blobs/uploads/<id>",
+            Self::Tags(_) => "/v2/<name>/tags/list",
+        }
+    }
+
+    /// The repository that the path names.
+    pub(crate) fn repository(&self) -> Option<&RepositoryName> {
+        match self {
+            Self::Base => None,
+            Self::Manifest(name, _)
+            | Self::Blob(name, _)
+            | Self::Uploads(name)
+            | Self::Upload(name, _)
+            | Self::Tags(name) => Some(name),
+        }
+    }
+
     /// The methods that the path understands, as in `Allow`.
     pub(crate) fn methods(&self) -> &'static [Method] {
         match self {

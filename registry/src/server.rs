@@ -4,7 +4,7 @@
 //! arrive within a time, a body and an answer must move. hyper's limit on heads also covers
 //! connections that send nothing, and those that wait between requests.
 
-use std::fmt;
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,20 +12,29 @@ use std::time::{Duration, SystemTime};
 
 use blob_store::{Put, Storage, StorageError, read_whole};
 use bytes::Bytes;
-use http::Method;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Transport};
+use crate::event::{Event, Observer};
+use crate::exchange::{Exchange, RequestIds, Watch, WatchedBody};
 use crate::http::Service;
-use crate::http::body::Pace;
+use crate::http::body::{Pace, ResponseBody};
+use crate::http::operations::Probes;
 use crate::layout;
+use crate::metrics::{Counted, Metrics};
+use crate::operations::Operations;
+use crate::peers::{Peers, TooMany};
 use crate::repository::Repositories;
-use crate::uploads::{UploadLimits, Uploads};
+use crate::tls::Tls;
+use crate::uploads::{UploadLimits, Uploads, random};
 
 /// How a registry is served.
 #[derive(Debug, Clone)]
@@ -34,6 +43,10 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Who may be able to connect.
     pub exposure: Exposure,
+    /// What clients speak TLS with; without, they speak plain HTTP.
+    pub tls: Option<Tls>,
+    /// Where those who run the server may ask how it is; there is neither TLS nor users there.
+    pub operations: Option<SocketAddr>,
     /// What clients may use.
     pub limits: Limits,
     /// Who is told what went wrong.
@@ -55,9 +68,19 @@ pub enum Exposure {
 pub struct Limits {
     /// Connections at a time; further ones wait to be accepted.
     pub connections: usize,
+    /// Connections at a time from one address, or one /64 network of IPv6; further ones are closed.
+    pub connections_per_address: usize,
+    /// Within this time TLS must have come about.
+    pub handshake_timeout: Duration,
     /// Within this time a request's head must have arrived, on a new connection and after the
     /// answer to the request before.
     pub head_timeout: Duration,
+    /// Size of a request's head in bytes.
+    pub head_bytes: usize,
+    /// Headers of a request.
+    pub headers: usize,
+    /// Size of a request's path and query in bytes.
+    pub uri_bytes: usize,
     /// The window in which a body must move, and the longest that an answer may stand still.
     pub body_window: Duration,
     /// Bytes of a body that must arrive in each window.
@@ -76,7 +99,12 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 16 << 10,
+            connections_per_address: 1024,
+            handshake_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(30),
+            head_bytes: 32 << 10,
+            headers: 64,
+            uri_bytes: 8 << 10,
             body_window: Duration::from_secs(60),
             body_floor_bytes: 60 << 10,
             blob_bytes: 1 << 40,
@@ -85,47 +113,6 @@ impl Default for Limits {
             drain: Duration::from_secs(30),
         }
     }
-}
-
-/// Is told what an operator should know. Called from many threads, and must not block.
-pub trait Observer: fmt::Debug + Send + Sync {
-    /// Something happened.
-    fn observe(&self, event: &Event<'_>);
-}
-
-/// Nobody is told anything.
-impl Observer for () {
-    fn observe(&self, _: &Event<'_>) {}
-}
-
-/// What an operator should know.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Event<'a> {
-    /// A request was answered with a 5xx status.
-    RequestFailed {
-        /// The request's method.
-        method: &'a Method,
-        /// The request's path, percent-encoded as it came.
-        path: &'a str,
-        /// Why.
-        error: &'a (dyn std::error::Error + 'static),
-    },
-    /// A connection could not be accepted; often too many files are open.
-    AcceptFailed {
-        /// Why.
-        error: &'a io::Error,
-    },
-    /// Abandoned uploads were forgotten.
-    UploadsExpired {
-        /// How many.
-        count: usize,
-    },
-    /// Abandoned uploads could not be looked for.
-    ExpiryFailed {
-        /// Why.
-        error: &'a (dyn std::error::Error + 'static),
-    },
 }
 
 /// Why a server could not be started.
@@ -166,14 +153,30 @@ pub enum ServeError {
 pub struct Server {
     listener: TcpListener,
     local_addr: SocketAddr,
+    operations: Option<Operations>,
+    front: Arc<Front>,
+    is_draining: watch::Sender<bool>,
+}
+
+/// What each connection needs.
+#[derive(Debug)]
+struct Front {
     service: Arc<Service>,
+    tls: Option<Tls>,
     limits: Limits,
+    metrics: Arc<Metrics>,
+    ids: RequestIds,
+    is_draining: watch::Receiver<bool>,
 }
 
 /// How often abandoned uploads are looked for, at most and at least.
 const EXPIRY_PERIOD: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60 * 60));
 /// How long to wait after a connection could not be accepted: time for others to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Browsers that have come once by TLS come back by TLS only, for two years. Source: RFC 6797.
+const ALWAYS_TLS: HeaderValue = HeaderValue::from_static("max-age=63072000");
 
 impl Server {
     /// Checks the storage and begins to listen.
@@ -182,24 +185,28 @@ impl Server {
     ///
     /// [`ServeError`]; nothing listens then.
     pub async fn bind(config: ServerConfig, storage: Arc<dyn Storage>) -> Result<Self, ServeError> {
-        let ServerConfig { listen, exposure, limits, observer } = config;
-        if exposure == Exposure::LoopbackOnly && !listen.ip().is_loopback() {
-            return Err(ServeError::NotLoopback { listen });
-        }
+        let ServerConfig { listen, exposure, tls, operations, limits, observer } = config;
+        check_exposure(listen, exposure)?;
         check_layout(&*storage).await?;
-        let failed = |source| ServeError::Listen { listen, source };
-        let listener = TcpListener::bind(listen).await.map_err(failed)?;
-        let local_addr = listener.local_addr().map_err(failed)?;
-        let repositories = Arc::new(Repositories::new(Arc::clone(&storage)));
-        let upload_limits = UploadLimits {
-            blob_bytes: limits.blob_bytes,
-            open_uploads: limits.open_uploads,
-            expiry: limits.upload_expiry,
+        let failed = |listen| move |source| ServeError::Listen { listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(failed(listen))?;
+        let local_addr = listener.local_addr().map_err(failed(listen))?;
+        let metrics = Arc::new(Metrics::new(SystemTime::now()));
+        let observer = Arc::new(Counted { metrics: Arc::clone(&metrics), observer });
+        let service = Arc::new(service(Arc::clone(&storage), limits, observer));
+        let (stop, is_draining) = watch::channel(false);
+        let operations = match operations {
+            None => None,
+            Some(listen) => {
+                let uploads = Arc::clone(&service.uploads);
+                let (metrics, is_draining) = (Arc::clone(&metrics), is_draining.clone());
+                let probes = Probes { storage, uploads, metrics, is_draining };
+                Some(Operations::bind(listen, probes).await.map_err(failed(listen))?)
+            }
         };
-        let uploads = Arc::new(Uploads::new(storage, Arc::clone(&repositories), upload_limits));
-        let pace = Pace { window: limits.body_window, floor_bytes: limits.body_floor_bytes };
-        let service = Arc::new(Service { repositories, uploads, pace, observer });
-        Ok(Self { listener, local_addr, service, limits })
+        let ids = RequestIds::new(random());
+        let front = Arc::new(Front { service, tls, limits, metrics, ids, is_draining });
+        Ok(Self { listener, local_addr, operations, front, is_draining: stop })
     }
 
     /// The address that the server listens on.
@@ -207,58 +214,136 @@ impl Server {
         self.local_addr
     }
 
+    /// The address where those who run the server may ask how it is.
+    pub fn operations_addr(&self) -> Option<SocketAddr> {
+        self.operations.as_ref().map(Operations::local_addr)
+    }
+
     /// Serves until `shutdown` is done. Then nothing new is accepted, requests under way have
     /// [`Limits::drain`] to end, and what is left is cut off; cut-off uploads can be resumed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let Self { listener, operations, front, is_draining, .. } = self;
         let graceful = GracefulShutdown::new();
-        let expiry = tokio::spawn(expire_uploads(Arc::clone(&self.service), self.limits.upload_expiry));
-        let connections = Arc::new(Semaphore::new(self.limits.connections));
+        let expiry = tokio::spawn(expire_uploads(Arc::clone(&front.service), front.limits.upload_expiry));
+        let operations = operations.map(|operations| tokio::spawn(operations.run()));
         tokio::select! {
             () = shutdown => {}
-            () = self.accept(&graceful, &connections) => {}
+            () = accept(&listener, &front, &graceful) => {}
         }
-        drop(self.listener);
+        is_draining.send_replace(true);
+        drop(listener);
         expiry.abort();
         // Whether all ended in time or some are cut off: there is nothing left to do for them.
-        let _ = tokio::time::timeout(self.limits.drain, graceful.shutdown()).await;
+        let _ = tokio::time::timeout(front.limits.drain, graceful.shutdown()).await;
+        if let Some(operations) = operations {
+            operations.abort();
+        }
+    }
+}
+
+fn service(storage: Arc<dyn Storage>, limits: Limits, observer: Arc<dyn Observer>) -> Service {
+    let repositories = Arc::new(Repositories::new(Arc::clone(&storage)));
+    let upload_limits = UploadLimits {
+        blob_bytes: limits.blob_bytes,
+        open_uploads: limits.open_uploads,
+        expiry: limits.upload_expiry,
+    };
+    let uploads = Arc::new(Uploads::new(storage, Arc::clone(&repositories), upload_limits));
+    let pace = Pace { window: limits.body_window, floor_bytes: limits.body_floor_bytes };
+    Service { repositories, uploads, pace, uri_bytes: limits.uri_bytes, observer }
+}
+
+/// Whether this server may listen there.
+fn check_exposure(listen: SocketAddr, exposure: Exposure) -> Result<(), ServeError> {
+    match exposure {
+        Exposure::LoopbackOnly if !listen.ip().is_loopback() => Err(ServeError::NotLoopback { listen }),
+        _ => Ok(()),
+    }
+}
+
+/// Accepts connections for ever.
+async fn accept(listener: &TcpListener, front: &Arc<Front>, graceful: &GracefulShutdown) {
+    let connections = Arc::new(Semaphore::new(front.limits.connections));
+    let peers = Peers::new(front.limits.connections_per_address);
+    let observer = &front.service.observer;
+    loop {
+        let permit = Arc::clone(&connections).acquire_owned().await;
+        let permit = permit.expect("the semaphore is never closed");
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                observer.observe(&Event::AcceptFailed { error: &error });
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let peer = match peers.enter(from.ip()) {
+            Ok(peer) => peer,
+            Err(TooMany { address, is_news }) => {
+                let limit = front.limits.connections_per_address;
+                observer.observe(&Event::ConnectionRefused { peer: address, limit, is_news });
+                continue;
+            }
+        };
+        let (front, watcher) = (Arc::clone(front), graceful.watcher());
+        tokio::spawn(async move {
+            front.serve(stream, from, watcher).await;
+            drop((permit, peer));
+        });
+    }
+}
+
+impl Front {
+    /// Serves one connection to its end. How it ends is its client's business.
+    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, watcher: Watcher) {
+        let _open = self.metrics.connection();
+        // Answers are written whole; waiting for more to send would only delay them.
+        let _ = stream.set_nodelay(true);
+        let Some(transport) = self.transport(stream, peer).await else { return };
+        let limits = &self.limits;
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_timeout)
+            .max_header_size(limits.head_bytes)
+            .max_headers(limits.headers)
+            .serve_connection(
+                TokioIo::new(Connection::new(transport, limits.body_window)),
+                service_fn(|request| self.answer(request, peer)),
+            );
+        let _ = watcher.watch(connection).await;
     }
 
-    /// Accepts connections for ever.
-    async fn accept(&self, graceful: &GracefulShutdown, connections: &Arc<Semaphore>) {
-        loop {
-            let permit = Arc::clone(connections).acquire_owned().await;
-            let permit = permit.expect("the semaphore is never closed");
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let connection = graceful.watch(self.connection(stream));
-                    tokio::spawn(async move {
-                        // How a connection ends is its client's business.
-                        let _ = connection.await;
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    self.service.observer.observe(&Event::AcceptFailed { error: &error });
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+    /// What carries the requests; `None` if TLS does not come about, or the server stops first.
+    async fn transport(&self, stream: TcpStream, peer: SocketAddr) -> Option<Transport> {
+        let Some(tls) = &self.tls else { return Some(Transport::Plain(stream)) };
+        let mut is_draining = self.is_draining.clone();
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(self.limits.handshake_timeout, tls.acceptor().accept(stream)) => shaken,
+            _ = is_draining.wait_for(|is_draining| *is_draining) => return None,
+        };
+        match shaken.unwrap_or_else(|late| Err(late.into())) {
+            Ok(stream) => Some(Transport::Tls(Box::new(stream))),
+            Err(error) => {
+                self.service.observer.observe(&Event::HandshakeFailed { peer: peer.ip(), error: &error });
+                None
             }
         }
     }
 
-    fn connection(
+    async fn answer(
         &self,
-        stream: TcpStream,
-    ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send + use<> {
-        // Answers are written whole; waiting for more to send would only delay them.
-        let _ = stream.set_nodelay(true);
-        let service = Arc::clone(&self.service);
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.head_timeout)
-            .serve_connection(
-                TokioIo::new(Connection::new(stream, self.limits.body_window)),
-                service_fn(move |request| Arc::clone(&service).answer(request)),
-            )
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> Result<Response<WatchedBody<ResponseBody>>, Infallible> {
+        let exchange = Arc::new(Exchange::begin(self.ids.draw(), peer, &request));
+        let watch = Watch::new(Arc::clone(&exchange), Arc::clone(&self.service.observer));
+        let mut response = self.service.answer(request, &exchange).await;
+        let id = HeaderValue::from_str(exchange.id()).expect("hex digits are visible ASCII");
+        response.headers_mut().insert(REQUEST_ID, id);
+        if self.tls.is_some() {
+            response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, ALWAYS_TLS);
+        }
+        Ok(watch.answered(response))
     }
 }
 

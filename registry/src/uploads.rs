@@ -228,6 +228,11 @@ impl Uploads {
         Ok(expired)
     }
 
+    /// How many uploads this server holds open.
+    pub(crate) fn open_count(&self) -> usize {
+        self.open().len()
+    }
+
     /// Waits until the upload is this request's alone, and opens it.
     async fn turn(&self, id: SessionId) -> Result<Turn, UploadsError> {
         let upload = self.entry(id);
@@ -441,7 +446,7 @@ where
     }
 }
 
-fn random<const N: usize>() -> [u8; N] {
+pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     assert_eq!(filled, Ok(N), "the kernel gives that few bytes at once");

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use futures_util::StreamExt as _;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
+
+use crate::exchange::Exchange;
 
 /// How slow a client may be.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +46,7 @@ pub(crate) struct RequestBody {
 struct PacedBody {
     body: Incoming,
     pace: Pace,
+    exchange: Arc<Exchange>,
     window_end: Instant,
     window_bytes: u64,
 }
@@ -59,8 +63,10 @@ pub(crate) enum BodyError {
 }
 
 impl RequestBody {
-    pub(crate) fn new(body: Incoming, pace: Pace) -> Self {
-        let paced = PacedBody { body, pace, window_end: Instant::now() + pace.window, window_bytes: 0 };
+    /// `exchange` learns how many bytes arrive.
+    pub(crate) fn new(body: Incoming, pace: Pace, exchange: Arc<Exchange>) -> Self {
+        let window_end = Instant::now() + pace.window;
+        let paced = PacedBody { body, pace, exchange, window_end, window_bytes: 0 };
         Self { body: Some(paced).filter(|paced| !paced.body.is_end_stream()) }
     }
 
@@ -109,6 +115,7 @@ impl PacedBody {
                     // Trailers mean nothing here.
                     if let Ok(piece) = frame.into_data() {
                         self.window_bytes += piece.len() as u64;
+                        self.exchange.received(piece.len());
                         return Ok(Some(piece));
                     }
                 }

@@ -24,6 +24,8 @@ use crate::uploads::UploadsError;
 pub(crate) enum ApiError {
     #[error(transparent)]
     Route(#[from] RouteError),
+    #[error("the path and its parameters have more than {limit} bytes")]
+    LongUri { limit: usize },
     #[error("the method is not supported here")]
     Method { allowed: &'static [Method] },
     #[error("there is no blob {digest} in this repository")]
@@ -95,6 +97,7 @@ impl ApiError {
             | Self::NoDigest
             | Self::ManifestDigest { .. }
             | Self::Upload(UploadsError::WrongDigest { .. }) => (StatusCode::BAD_REQUEST, "DIGEST_INVALID"),
+            Self::LongUri { .. } => (StatusCode::URI_TOO_LONG, "UNSUPPORTED"),
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
             Self::BlobUnknown { .. } => (StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
             Self::ManifestUnknown => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),

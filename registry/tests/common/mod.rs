@@ -22,7 +22,8 @@ pub(crate) const INDEX: &str = appliance::media_type::INDEX;
 /// A server in a thread of this process. Dropped, it drains and ends.
 pub(crate) struct Registry {
     pub(crate) addr: SocketAddr,
-    /// What the server reported, as text.
+    pub(crate) operations_addr: Option<SocketAddr>,
+    /// What the server reported, as text, but for requests that were answered.
     pub(crate) events: mpsc::Receiver<String>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -33,6 +34,9 @@ struct Reporter(mpsc::Sender<String>);
 
 impl Observer for Reporter {
     fn observe(&self, event: &Event<'_>) {
+        if matches!(event, Event::RequestAnswered { .. }) {
+            return;
+        }
         let _ = self.0.send(format!("{event:?}"));
     }
 }
@@ -43,16 +47,26 @@ impl Registry {
     }
 
     pub(crate) fn start(storage: Arc<dyn Storage>, limits: Limits) -> Self {
+        Self::configured(storage, limits, |_| {})
+    }
+
+    /// Starts with what `configure` changes in the configuration.
+    pub(crate) fn configured(
+        storage: Arc<dyn Storage>,
+        limits: Limits,
+        configure: impl FnOnce(&mut ServerConfig),
+    ) -> Self {
         let (reports, events) = mpsc::channel();
+        let mut config = config("127.0.0.1:0", limits, Arc::new(Reporter(reports)));
+        configure(&mut config);
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
-                let config = config("127.0.0.1:0", limits, Arc::new(Reporter(reports)));
                 let server = Server::bind(config, storage).await.unwrap();
-                ready.send(server.local_addr()).unwrap();
+                ready.send((server.local_addr(), server.operations_addr())).unwrap();
                 server
                     .run(async {
                         let _ = stopped.await;
@@ -60,8 +74,8 @@ impl Registry {
                     .await;
             });
         });
-        let addr = is_ready.recv().expect("the server starts");
-        Self { addr, events, stop: Some(stop), thread: Some(thread) }
+        let (addr, operations_addr) = is_ready.recv().expect("the server starts");
+        Self { addr, operations_addr, events, stop: Some(stop), thread: Some(thread) }
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -90,7 +104,8 @@ impl Drop for Registry {
 
 pub(crate) fn config(listen: &str, limits: Limits, observer: Arc<dyn Observer>) -> ServerConfig {
     let listen = listen.parse().unwrap();
-    ServerConfig { listen, exposure: Exposure::LoopbackOnly, limits, observer }
+    let exposure = Exposure::LoopbackOnly;
+    ServerConfig { listen, exposure, tls: None, operations: None, limits, observer }
 }
 
 /// One connection, made anew when the server has closed it.

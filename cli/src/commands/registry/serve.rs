@@ -46,6 +46,8 @@ async fn serve(context: &Context, args: ServeArgs) -> Result<(), CommandError> {
     let config = ServerConfig {
         listen: args.listen,
         exposure,
+        tls: None,
+        operations: None,
         limits: Limits { blob_bytes: args.max_blob.saturating_mul(1 << 30), ..Limits::default() },
         observer: Arc::new(Log),
     };
@@ -73,8 +75,9 @@ struct Log;
 impl Observer for Log {
     fn observe(&self, event: &Event<'_>) {
         match event {
-            Event::RequestFailed { method, path, error } => {
-                text::say(format_args!("{method} {} failed: {}", plain(path), text::chain_of(*error)));
+            Event::RequestFailed { request, error } => {
+                let (method, path) = (request.method(), request.path());
+                text::say(format_args!("{method} {} failed: {}", plain(&path), text::chain_of(*error)));
             }
             Event::AcceptFailed { error } => text::say(format_args!("cannot accept a connection: {error}")),
             Event::UploadsExpired { count } => {
