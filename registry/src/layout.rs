@@ -1,11 +1,18 @@
-//! Where everything lies in the storage. Layout 1.
+//! Where everything lies in the storage. Layout 2.
 //!
 //! ```text
-//! layout                                                    "1\n": which of these pages is meant
-//! blobs/<algorithm>/<2 hex>/<hex>                           content, whole and checked
-//! repositories/<repository>/blobs/<algorithm>/<hex>         empty: the blob may be read here
-//! repositories/<repository>/manifests/<algorithm>/<hex>     {"mediaType"}: it is a manifest here
-//! repositories/<repository>/tags/<tag>+/<number>            {"digest","time"}: a tag's history
+//! layout                                                    "2\n": which of these pages is meant
+//! blobs/<algorithm>/<2 hex>/<hex>/<generation>              content, whole and checked
+//! blobs/<algorithm>/<2 hex>/<hex>/<generation>.closed       nobody may rely on this generation any more
+//! repositories/<repository>/blobs/<algorithm>/<hex>/<stamp>      empty: the blob may be read here
+//! repositories/<repository>/manifests/<algorithm>/<hex>/<time>   a manifest: its media type, a line feed, its bytes
+//! repositories/<repository>/tags/<tag>+/<number>            {"digest","time","by"}: a tag's history
+//! repositories/<repository>/referrers/<algorithm>/<hex>/<algorithm>+<hex>
+//!                                                           the descriptor of a manifest with this subject
+//!
+//! <generation>  <time>.<16 hex digits at random>
+//! <stamp>       <time>.<size, 16 hex digits>.<generation>
+//! <time>        seconds since 1970, 16 hex digits
 //! ```
 //!
 //! - `<repository>` is the name with `+` for `/`: one level, so repositories can be listed, and no
@@ -16,56 +23,210 @@
 //! - `<number>` is 2^64 - 1 minus the entry's place in the history, 20 digits, so the newest lists
 //!   first. A tag moves by putting the next entry, which only one of several writers can do; the
 //!   others see that the key exists, read again and take the next place.
-//! - A manifest's bytes are a blob like any other, but they have a manifest link and no blob link.
-//! - A blob is read through a repository's link only. That content is stored for one repository lets
-//!   nobody read it through another.
+//! - A blob's content may be there in several generations, which are all the same bytes. A name is
+//!   drawn once and never used again, so whoever deletes a generation, however late, deletes nothing
+//!   else.
+//! - A *stamp* says: at this time somebody relied on this generation here. A blob may be read in a
+//!   repository that has a stamp of it. That content is stored for one repository lets nobody read it
+//!   through another.
 //! - An upload is a session of the storage. Its id is half a digest of the repository's name, half
 //!   what the client knows, so an upload exists in its repository only.
 //!
-//! Order of writing: content, then link, then tag. So whatever can be found leads to what is there.
-//! The names `leases`, `tombstones` and `repositories/<repository>/referrers` are kept for deletion
-//! and referrers.
+//! # Stamp, then look
 //!
-//! Nothing is overwritten, and no two servers need to agree on anything but who created a key. So
-//! several may serve one storage.
+//! Content is deleted while others push, mount and ask for it, without a lock and without trusting
+//! clocks:
+//!
+//! ```text
+//! whoever needs a generation            whoever collects garbage
+//!   1. puts a stamp                       1. closes a generation that has no stamp
+//!   2. looks: is it here, and open?       2. looks: has it a stamp?
+//!      yes: relies on it                     no: deletes the content, then the mark `.closed`
+//!      no: takes the stamp away, and         yes: leaves it until the stamps are gone
+//!          stores the content anew
+//! ```
+//!
+//! Each acts first and looks then, so at least one of the two sees the other. Closing is never
+//! undone: once a look finds no stamp on a closed generation, none can come that anybody relies on,
+//! and deleting is right at any later time, by anybody, also twice. Stamps age: one that is older
+//! than the grace period, and whose blob no manifest of the repository names, is taken away by the
+//! collector. So whoever relies on an old stamp first renews it.
+//!
+//! Order of writing: content, then stamp, then manifest, then tag. So whatever can be found leads to
+//! what is there. Nothing is overwritten, and no two servers need to agree on anything but who
+//! created a key. So several may serve one storage.
+
+use std::fmt;
 
 use appliance::Digest;
 use blob_store::{Key, SessionId};
 
+use crate::clock::Time;
 use crate::name::{RepositoryName, Tag, UploadId};
 
 /// What the key `layout` holds.
-pub(crate) const LAYOUT: &[u8] = b"1\n";
+pub(crate) const LAYOUT: &[u8] = b"2\n";
+/// What the name of a closed generation's mark ends with.
+const CLOSED: &str = ".closed";
+
+/// One of the copies of a blob's content.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Generation(String); // Invariant: `<time>.<16 hex digits>`.
+
+/// At this time, somebody relied on this generation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Stamp {
+    pub(crate) time: Time,
+    /// Size of the blob in bytes.
+    pub(crate) size_bytes: u64,
+    pub(crate) generation: Generation,
+}
+
+/// What a name among a blob's generations says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ContentEntry {
+    Content(Generation),
+    Closed(Generation),
+}
+
+impl Generation {
+    /// A generation that begins now. `random` must be.
+    pub(crate) fn new(now: Time, random: u64) -> Self {
+        Self(format!("{:016x}.{random:016x}", now.as_secs()))
+    }
+
+    /// When it was stored.
+    pub(crate) fn time(&self) -> Time {
+        parse_hex(&self.0[..16]).map(Time::from_secs).expect("see the invariant")
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (time, random) = text.split_once('.')?;
+        (parse_hex(time).is_some() && parse_hex(random).is_some()).then(|| Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Stamp {
+    /// Reads the last part of a stamp's key.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, '.');
+        let time = Time::from_secs(parse_hex(parts.next()?)?);
+        let size_bytes = parse_hex(parts.next()?)?;
+        Some(Self { time, size_bytes, generation: Generation::parse(parts.next()?)? })
+    }
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}.{:016x}.{}", self.time.as_secs(), self.size_bytes, self.generation)
+    }
+}
+
+impl ContentEntry {
+    /// Reads the last part of a key in [`contents`].
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        match text.strip_suffix(CLOSED) {
+            Some(generation) => Generation::parse(generation).map(Self::Closed),
+            None => Generation::parse(text).map(Self::Content),
+        }
+    }
+}
 
 /// The key that says how everything else is laid out.
 pub(crate) fn layout() -> Key {
     key("layout".to_owned())
 }
 
-/// A blob's content.
-pub(crate) fn blob(digest: &Digest) -> Key {
+/// The folder of a blob's generations.
+pub(crate) fn contents(digest: &Digest) -> Key {
     let hex = digest.hex();
     key(format!("blobs/{}/{}/{hex}", digest.algorithm().as_str(), &hex[..2]))
 }
 
+/// A generation's content.
+pub(crate) fn content(digest: &Digest, generation: &Generation) -> Key {
+    key(format!("{}/{generation}", contents(digest)))
+}
+
+/// The mark of a closed generation.
+pub(crate) fn closed(digest: &Digest, generation: &Generation) -> Key {
+    key(format!("{}/{generation}{CLOSED}", contents(digest)))
+}
+
+/// The folder of all repositories.
+pub(crate) fn repositories() -> Key {
+    key("repositories".to_owned())
+}
+
 /// Everything that is known of a repository.
 pub(crate) fn repository(name: &RepositoryName) -> Key {
-    key(format!("repositories/{}", folder_name(name)))
+    key(format!("repositories/{}", repository_folder(name)))
+}
+
+/// The name of a repository's folder.
+pub(crate) fn repository_folder(name: &RepositoryName) -> String {
+    name.as_str().replace('/', "+")
+}
+
+/// The repository that has this folder.
+pub(crate) fn repository_of_folder(folder: &str) -> Option<RepositoryName> {
+    RepositoryName::parse(&folder.replace('+', "/")).ok()
+}
+
+/// The folder of a blob's stamps in a repository.
+pub(crate) fn stamps(name: &RepositoryName, digest: &Digest) -> Key {
+    of_digest(name, "blobs", digest)
 }
 
 /// The permission to read a blob in a repository.
-pub(crate) fn blob_link(name: &RepositoryName, digest: &Digest) -> Key {
-    link(name, "blobs", digest)
+pub(crate) fn stamp(name: &RepositoryName, digest: &Digest, stamp: &Stamp) -> Key {
+    key(format!("{}/{stamp}", stamps(name, digest)))
 }
 
-/// The permission to read a manifest in a repository, and its media type.
-pub(crate) fn manifest_link(name: &RepositoryName, digest: &Digest) -> Key {
-    link(name, "manifests", digest)
+/// The folder of a manifest's copies in a repository.
+pub(crate) fn manifest_copies(name: &RepositoryName, digest: &Digest) -> Key {
+    of_digest(name, "manifests", digest)
+}
+
+/// A manifest as it was put at this time.
+pub(crate) fn manifest_copy(name: &RepositoryName, digest: &Digest, time: Time) -> Key {
+    key(format!("{}/{:016x}", manifest_copies(name, digest), time.as_secs()))
+}
+
+/// When the copy with this name was put.
+pub(crate) fn time_of_copy(name: &str) -> Option<Time> {
+    parse_hex(name).map(Time::from_secs)
+}
+
+/// The folder of the manifests that have this subject.
+pub(crate) fn referrers(name: &RepositoryName, subject: &Digest) -> Key {
+    of_digest(name, "referrers", subject)
+}
+
+/// What is told about a manifest to whoever asks for its subject's referrers.
+pub(crate) fn referrer(name: &RepositoryName, subject: &Digest, manifest: &Digest) -> Key {
+    key(format!("{}/{}", referrers(name, subject), referrer_name(manifest)))
+}
+
+/// The name of a manifest among the referrers of its subject.
+pub(crate) fn referrer_name(manifest: &Digest) -> String {
+    format!("{}+{}", manifest.algorithm().as_str(), manifest.hex())
+}
+
+/// The manifest that has this name among the referrers of its subject.
+pub(crate) fn manifest_of_referrer(name: &str) -> Option<Digest> {
+    name.replacen('+', ":", 1).parse().ok()
 }
 
 /// The folder of a repository's tags.
 pub(crate) fn tags(name: &RepositoryName) -> Key {
-    key(format!("repositories/{}/tags", folder_name(name)))
+    key(format!("repositories/{}/tags", repository_folder(name)))
 }
 
 /// The folder of a tag's history.
@@ -79,16 +240,11 @@ pub(crate) fn tag_folder(tag: &str) -> String {
 }
 
 /// The tag that has this folder.
-pub(crate) fn tag_of_folder(folder: &str) -> Option<&str> {
-    folder.strip_suffix('+')
+pub(crate) fn tag_of_folder(folder: &str) -> Option<Tag> {
+    folder.strip_suffix('+').and_then(|tag| Tag::parse(tag).ok())
 }
 
-/// An entry of a tag's history. Places count from 0.
-pub(crate) fn tag_entry(name: &RepositoryName, tag_name: &Tag, place: u64) -> Key {
-    log_entry(&tag(name, tag_name), place)
-}
-
-/// An entry of the log in `folder`. Places count from 0.
+/// An entry of a log. Places count from 0; the newest entry lists first.
 pub(crate) fn log_entry(folder: &Key, place: u64) -> Key {
     key(format!("{folder}/{}", log_entry_name(place)))
 }
@@ -112,13 +268,15 @@ pub(crate) fn session(name: &RepositoryName, upload: UploadId) -> SessionId {
     SessionId::new(id)
 }
 
-fn folder_name(name: &RepositoryName) -> String {
-    name.as_str().replace('/', "+")
+fn of_digest(name: &RepositoryName, kind: &str, digest: &Digest) -> Key {
+    let algorithm = digest.algorithm().as_str();
+    key(format!("repositories/{}/{kind}/{algorithm}/{}", repository_folder(name), digest.hex()))
 }
 
-fn link(name: &RepositoryName, kind: &str, digest: &Digest) -> Key {
-    let algorithm = digest.algorithm().as_str();
-    key(format!("repositories/{}/{kind}/{algorithm}/{}", folder_name(name), digest.hex()))
+/// Reads a number as times and sizes are written in keys.
+fn parse_hex(text: &str) -> Option<u64> {
+    let canonical = text.len() == 16 && text.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
+    canonical.then(|| u64::from_str_radix(text, 16).ok()).flatten()
 }
 
 fn key(text: String) -> Key {
@@ -129,31 +287,64 @@ fn key(text: String) -> Key {
 mod tests {
     use super::*;
 
+    const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[track_caller]
+    fn check(key: &Key, want: &str) {
+        assert_eq!(key.as_str(), want.replace("HEX", HEX));
+    }
+
     #[test]
     fn everything_has_its_place() {
         let name = RepositoryName::parse("team/web").unwrap();
-        let latest = Tag::parse("latest").unwrap();
         let digest = Digest::sha256(b"");
-        let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        assert_eq!(blob(&digest).as_str(), format!("blobs/sha256/e3/{hex}"));
-        assert_eq!(blob_link(&name, &digest).as_str(), format!("repositories/team+web/blobs/sha256/{hex}"));
-        assert_eq!(
-            manifest_link(&name, &digest).as_str(),
-            format!("repositories/team+web/manifests/sha256/{hex}")
+        let generation = Generation::new(Time::from_secs(0x10), 0xff);
+        let relied = Stamp { time: Time::from_secs(0x20), size_bytes: 3, generation: generation.clone() };
+        let (time, random) = ("0000000000000010", "00000000000000ff");
+        check(&content(&digest, &generation), &format!("blobs/sha256/e3/HEX/{time}.{random}"));
+        check(&closed(&digest, &generation), &format!("blobs/sha256/e3/HEX/{time}.{random}.closed"));
+        check(
+            &stamp(&name, &digest, &relied),
+            &format!("repositories/team+web/blobs/sha256/HEX/0000000000000020.0000000000000003.{time}.{random}"),
         );
-        assert_eq!(
-            tag_entry(&name, &latest, 1).as_str(),
-            "repositories/team+web/tags/latest+/18446744073709551614"
+        check(
+            &manifest_copy(&name, &digest, Time::from_secs(1)),
+            "repositories/team+web/manifests/sha256/HEX/0000000000000001",
         );
-        assert_eq!(place_of_entry("18446744073709551614"), Some(1));
+        check(
+            &referrer(&name, &digest, &digest),
+            "repositories/team+web/referrers/sha256/HEX/sha256+HEX",
+        );
+        check(&tag(&name, &Tag::parse("latest").unwrap()), "repositories/team+web/tags/latest+");
+    }
+
+    #[test]
+    fn names_in_keys_read_back() {
+        let name = RepositoryName::parse("team/web_1/a-b").unwrap();
+        assert_eq!(repository_of_folder(&repository_folder(&name)), Some(name));
+        let generation = Generation::new(Time::from_secs(u64::MAX), 7);
+        assert_eq!(generation.time().as_secs(), u64::MAX);
+        let stamp = Stamp { time: Time::from_secs(1), size_bytes: u64::MAX, generation: generation.clone() };
+        assert_eq!(Stamp::parse(&stamp.to_string()), Some(stamp));
+        let text = generation.to_string();
+        assert_eq!(ContentEntry::parse(&text), Some(ContentEntry::Content(generation.clone())));
+        assert_eq!(ContentEntry::parse(&(text + ".closed")), Some(ContentEntry::Closed(generation)));
+        let digest = Digest::sha256(b"x");
+        assert_eq!(manifest_of_referrer(&referrer_name(&digest)), Some(digest));
+        for strange in ["", ".", "x", "0000000000000010", "0000000000000010.00000000000000FF", "1.2"] {
+            assert_eq!(ContentEntry::parse(strange), None, "{strange}");
+            assert_eq!(Stamp::parse(strange), None, "{strange}");
+        }
     }
 
     #[test]
     fn the_longest_names_have_keys() {
         let name = RepositoryName::parse(&"a".repeat(255)).unwrap();
-        let tag = Tag::parse(&"t".repeat(128)).unwrap();
-        tag_entry(&name, &tag, 0);
-        manifest_link(&name, &format!("sha512:{}", "ab".repeat(64)).parse().unwrap());
+        let digest: Digest = format!("sha512:{}", "ab".repeat(64)).parse().unwrap();
+        let generation = Generation::new(Time::from_secs(0), 0);
+        stamp(&name, &digest, &Stamp { time: Time::from_secs(0), size_bytes: 0, generation });
+        referrer(&name, &digest, &digest);
+        tag(&name, &Tag::parse(&"t".repeat(128)).unwrap());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! whose keys are all in `layout`.
 
 mod cache;
+mod clock;
 mod connection;
 mod event;
 mod exchange;
@@ -20,6 +21,7 @@ mod metrics;
 mod name;
 mod operations;
 mod peers;
+mod random;
 mod range;
 mod repository;
 mod route;

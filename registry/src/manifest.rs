@@ -27,6 +27,14 @@ pub(crate) struct Manifest {
     /// The blobs that must be in the repository: config and layers, without those that registries do
     /// not distribute. An index needs none; it may name manifests that are elsewhere.
     pub(crate) blobs: Vec<Digest>,
+    /// The manifests that an index names, here or elsewhere.
+    pub(crate) children: Vec<Digest>,
+    /// The manifest that this one is about.
+    pub(crate) subject: Option<Digest>,
+    /// What kind of thing it is. An image that does not say so is what its config is.
+    pub(crate) artifact_type: Option<String>,
+    /// The annotations of the whole document.
+    pub(crate) annotations: Map<String, Value>,
 }
 
 /// Why a document is not stored as a manifest.
@@ -68,21 +76,24 @@ impl Manifest {
                 return Err(ManifestError::SchemaVersion { found });
             }
         }
-        if let Some(subject) = document.get("subject") {
-            descriptor("subject", subject)?;
-        }
+        let subject = document.get("subject").map(|subject| descriptor("subject", subject)).transpose()?;
+        let subject = subject.map(|subject| subject.digest);
         let is_index = matches!(media_type, media_type::INDEX | DOCKER_LIST);
         let foreign: &[&str] = if is_index { &["layers", "config", "blobs"] } else { &["manifests"] };
         if let Some(field) = foreign.iter().find(|field| document.contains_key(**field)) {
             return Err(ManifestError::Ambiguous { field });
         }
-        let blobs = if is_index {
-            descriptors("manifests", &document)?;
-            Vec::new()
-        } else {
-            image_blobs(&document)?
-        };
-        Ok(Self { media_type, blobs })
+        let mut children = Vec::new();
+        let mut blobs = Vec::new();
+        match is_index {
+            true => children.extend(descriptors("manifests", &document)?.iter().map(|child| child.digest)),
+            false => blobs = image_blobs(&document)?,
+        }
+        children.sort_unstable();
+        children.dedup();
+        let artifact_type = artifact_type(&document)?;
+        let annotations = annotations(&document)?;
+        Ok(Self { media_type, blobs, children, subject, artifact_type, annotations })
     }
 }
 
@@ -109,6 +120,25 @@ fn known_media_type(
         .into_iter()
         .find(|known| *known == media_type)
         .ok_or_else(|| ManifestError::UnknownMediaType { found: media_type.escape_debug().to_string() })
+}
+
+/// Source: OCI distribution-spec 1.1, "Listing Referrers".
+fn artifact_type(document: &Map<String, Value>) -> Result<Option<String>, ManifestError> {
+    let own = match document.get("artifactType") {
+        None => "",
+        Some(Value::String(own)) => own,
+        Some(_) => return Err(bad("artifactType", "is not a string")),
+    };
+    let of_config = || document.get("config")?.get("mediaType")?.as_str().map(str::to_owned);
+    Ok(if own.is_empty() { of_config() } else { Some(own.to_owned()) })
+}
+
+fn annotations(document: &Map<String, Value>) -> Result<Map<String, Value>, ManifestError> {
+    match document.get("annotations") {
+        None | Some(Value::Null) => Ok(Map::new()),
+        Some(Value::Object(annotations)) if annotations.values().all(Value::is_string) => Ok(annotations.clone()),
+        Some(_) => Err(bad("annotations", "is not an object of strings")),
+    }
 }
 
 fn image_blobs(document: &Map<String, Value>) -> Result<Vec<Digest>, ManifestError> {
@@ -203,7 +233,8 @@ mod tests {
         let manifest = Manifest::check(image().to_string().as_bytes(), None).unwrap();
         let mut blobs = ["c", "l", "m"].map(|content| Digest::sha256(content.as_bytes()));
         blobs.sort_unstable();
-        assert_eq!(manifest, Manifest { media_type: media_type::MANIFEST, blobs: blobs.to_vec() });
+        assert_eq!(manifest.media_type, media_type::MANIFEST);
+        assert_eq!(manifest.blobs, blobs);
     }
 
     #[test]
@@ -223,7 +254,28 @@ mod tests {
     fn an_index_may_be_sparse() {
         let index = json!({ "schemaVersion": 2, "manifests": [blob("x")], "subject": blob("y") });
         let manifest = Manifest::check(index.to_string().as_bytes(), Some(media_type::INDEX)).unwrap();
-        assert_eq!(manifest, Manifest { media_type: media_type::INDEX, blobs: vec![] });
+        assert_eq!(manifest.media_type, media_type::INDEX);
+        assert_eq!((manifest.blobs.len(), manifest.children), (0, vec![Digest::sha256(b"x")]));
+        assert_eq!(manifest.subject, Some(Digest::sha256(b"y")));
+    }
+
+    #[test]
+    fn what_kind_of_thing_it_is_comes_from_the_document_or_its_config() {
+        let kind = |document: &Value| {
+            Manifest::check(document.to_string().as_bytes(), None).unwrap().artifact_type
+        };
+        assert_eq!(kind(&image()).unwrap(), "application/octet-stream");
+        assert_eq!(kind(&with(image(), "artifactType", json!(""))).unwrap(), "application/octet-stream");
+        assert_eq!(kind(&with(image(), "artifactType", json!("a/b"))).unwrap(), "a/b");
+        let index = json!({ "schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": [] });
+        assert_eq!(kind(&index), None);
+        assert_eq!(kind(&with(index, "artifactType", json!("a/b"))).unwrap(), "a/b");
+        check_error(&with(image(), "artifactType", json!(1)), None, "`artifactType` is not a string");
+        check_error(
+            &with(image(), "annotations", json!({ "a": 1 })),
+            None,
+            "`annotations` is not an object of strings",
+        );
     }
 
     #[test]

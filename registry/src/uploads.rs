@@ -28,7 +28,8 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use crate::http::body::{BodyError, RequestBody};
 use crate::layout;
 use crate::name::{RepositoryName, UploadId};
-use crate::repository::{Repositories, RepositoryError};
+use crate::random;
+use crate::repository::{Repositories, RepositoryError, Stored};
 use crate::upload::{Chunk, ChunkHead, Upload, UploadError};
 
 /// Bytes that are hashed and written at a time. Two batches per request are in memory.
@@ -118,7 +119,7 @@ impl Uploads {
         if self.open().len() >= self.limits.open_uploads {
             return Err(UploadsError::TooMany);
         }
-        let upload = UploadId::new(random());
+        let upload = UploadId::new(random::bytes());
         let id = layout::session(repository, upload);
         self.storage.begin(id).await?;
         self.entry(id);
@@ -261,12 +262,15 @@ impl Uploads {
             self.forget(turn.id).await?;
             return Err(UploadsError::WrongDigest { wanted, found });
         }
-        if let Err(error) = turn.session.finish(&layout::blob(&wanted)).await {
-            self.forget(turn.id).await?;
-            return Err(error.into());
+        let stored = self.repositories.store_blob(repository, &wanted, turn.session).await;
+        match stored {
+            Ok(Stored::FromSession) => {
+                self.open().remove(&turn.id);
+            }
+            Ok(Stored::WasHere) | Err(_) => self.forget(turn.id).await?,
         }
-        self.open().remove(&turn.id);
-        Ok(self.repositories.link_blob(repository, &wanted).await?)
+        stored?;
+        Ok(())
     }
 
     async fn resume(&self, id: SessionId) -> Result<Box<dyn Session>, UploadsError> {
@@ -444,11 +448,4 @@ where
             Err(_) => Err(UploadsError::Overtaken),
         },
     }
-}
-
-pub(crate) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    assert_eq!(filled, Ok(N), "the kernel gives that few bytes at once");
-    bytes
 }

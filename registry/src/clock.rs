@@ -1,0 +1,60 @@
+//! The time of day, as the registry writes it into keys and records.
+//!
+//! Seconds are enough: times here decide when something may be forgotten, never who was first.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+/// A point in time: seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Time(u64);
+
+impl Time {
+    pub(crate) const fn from_secs(seconds: u64) -> Self {
+        Self(seconds)
+    }
+
+    pub(crate) const fn as_secs(self) -> u64 {
+        self.0
+    }
+
+    /// How long ago `earlier` was; nothing where it lies ahead.
+    pub(crate) const fn since(self, earlier: Self) -> Duration {
+        Duration::from_secs(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Tells the time.
+pub(crate) trait Clock: fmt::Debug + Send + Sync {
+    fn now(&self) -> Time;
+}
+
+/// The clock of this machine.
+#[derive(Debug)]
+pub(crate) struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Time {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Time(since_1970.as_secs())
+    }
+}
+
+/// A clock that a test sets.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct TestClock(std::sync::atomic::AtomicU64);
+
+#[cfg(test)]
+impl TestClock {
+    pub(crate) fn set(&self, time: u64) {
+        self.0.store(time, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+impl Clock for TestClock {
+    fn now(&self) -> Time {
+        Time(self.0.load(std::sync::atomic::Ordering::SeqCst))
+    }
+}

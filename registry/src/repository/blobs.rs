@@ -1,0 +1,152 @@
+//! The blobs of a repository.
+
+use appliance::Digest;
+use blob_store::{Object, Session, StorageError};
+
+use super::{Repositories, RepositoryError, ask_each, present};
+use crate::layout::{self, Stamp};
+use crate::name::RepositoryName;
+
+/// A blob that is being read.
+pub(crate) type OpenBlob = Box<dyn Object>;
+
+/// What became of content that was to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// From the session, which is gone.
+    FromSession,
+    /// It was here before. The session is still there, and of no use.
+    WasHere,
+}
+
+/// Most repositories that are asked for a blob when a client does not know who has it.
+const ASKED_FOR_MOUNT: usize = 1000;
+
+impl Repositories {
+    /// A blob's content, if it may be read in this repository.
+    pub(crate) async fn open_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<OpenBlob>, RepositoryError> {
+        // All generations are the same bytes. One may be gone whose stamp is still there.
+        for stamp in self.stamps(repository, digest).await?.into_iter().rev() {
+            let key = layout::content(digest, &stamp.generation);
+            if let Some(object) = present(self.storage.open(&key).await)? {
+                return Ok(Some(object));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Size of a blob in bytes, if it may be read in this repository. Whoever is told so relies on it
+    /// for a while, so it stays.
+    pub(crate) async fn rely_on_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<u64>, RepositoryError> {
+        let stamps = self.stamps(repository, digest).await?;
+        for stamp in stamps.iter().rev() {
+            let key = layout::content(digest, &stamp.generation);
+            let Some(size_bytes) = present(self.storage.size_bytes(&key).await)? else { continue };
+            let generation = stamp.generation.clone();
+            if self.is_fresh(stamp.time)
+                || self.rely_on(repository, digest, size_bytes, generation).await?
+            {
+                return Ok(Some(size_bytes));
+            }
+        }
+        // Nobody may rely on what the old stamps name; perhaps on what others have stored since.
+        match stamps.is_empty() {
+            true => Ok(None),
+            false => Ok(self.rely_on_any(repository, digest).await?),
+        }
+    }
+
+    /// Those of `blobs` that cannot be read in this repository. The others stay for a while.
+    pub(crate) async fn missing_blobs(
+        &self,
+        repository: &RepositoryName,
+        blobs: &[Digest],
+    ) -> Result<Vec<Digest>, RepositoryError> {
+        let found = ask_each(blobs.to_vec(), async |digest| {
+            let size = self.rely_on_blob(repository, &digest).await?;
+            Ok(size.is_none().then_some(digest))
+        });
+        Ok(found.await?.into_iter().flatten().collect())
+    }
+
+    /// Lets what `session` holds, whose digest is `digest`, be read in a repository.
+    pub(crate) async fn store_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        session: Box<dyn Session>,
+    ) -> Result<Stored, RepositoryError> {
+        if self.rely_on_any(repository, digest).await?.is_some() {
+            return Ok(Stored::WasHere);
+        }
+        self.store(repository, digest, session).await?;
+        Ok(Stored::FromSession)
+    }
+
+    /// Lets a blob of `from` be read in `to` as well. False if it cannot be read in `from`.
+    pub(crate) async fn mount_blob(
+        &self,
+        from: &RepositoryName,
+        to: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, RepositoryError> {
+        if self.stamps(from, digest).await?.is_empty() {
+            return Ok(false);
+        }
+        Ok(self.rely_on_any(to, digest).await?.is_some())
+    }
+
+    /// A repository that has a blob and that `may_read` allows, where one is found soon.
+    pub(crate) async fn who_has(
+        &self,
+        digest: &Digest,
+        may_read: impl Fn(&RepositoryName) -> bool,
+    ) -> Result<Option<RepositoryName>, RepositoryError> {
+        if self.generations(digest).await?.open.is_empty() {
+            return Ok(None);
+        }
+        let mut names = self.names(None, ASKED_FOR_MOUNT).await?;
+        names.retain(may_read);
+        for some in names.chunks(super::PARALLEL_LOOKUPS) {
+            let have = ask_each(some.to_vec(), async |name| {
+                let has = !self.stamps(&name, digest).await?.is_empty();
+                Ok(has.then_some(name))
+            });
+            if let Some(name) = have.await?.into_iter().flatten().next() {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes a blob out of a repository. False if it was not in it.
+    pub(crate) async fn delete_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, RepositoryError> {
+        let stamps = self.stamps(repository, digest).await?;
+        for stamp in &stamps {
+            self.storage.delete(&layout::stamp(repository, digest, stamp)).await?;
+        }
+        Ok(!stamps.is_empty())
+    }
+
+    /// The stamps of a blob in a repository, oldest first.
+    pub(crate) async fn stamps(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Vec<Stamp>, StorageError> {
+        let names = self.keys_in(&layout::stamps(repository, digest)).await?;
+        Ok(names.iter().filter_map(|name| Stamp::parse(name)).collect())
+    }
+}

@@ -1,0 +1,227 @@
+//! The manifests of a repository.
+//!
+//! A manifest is stored in copies, one for each time that somebody put it after the last one had
+//! become old. So whoever collects garbage, and takes away what is old and named by nothing, never
+//! takes away what was put just now.
+
+use std::sync::Arc;
+
+use appliance::Digest;
+use blob_store::{Put, read_whole};
+use bytes::Bytes;
+
+use super::{PAGE, Repositories, RepositoryError, ask_each, present};
+use crate::cache::CacheKey;
+use crate::clock::Time;
+use crate::layout;
+use crate::manifest::Manifest;
+use crate::name::{ManifestName, RepositoryName, Tag};
+
+/// Largest copy that is read: a manifest and its media type.
+const MAX_COPY: u64 = appliance::manifest::MAX_BYTES + 256;
+/// How often a manifest is put anew that somebody else deletes at the same time.
+const ATTEMPTS: usize = 8;
+
+/// A manifest, as it was received.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct StoredManifest {
+    pub(crate) digest: Digest,
+    pub(crate) media_type: String,
+    pub(crate) bytes: Bytes,
+}
+
+/// A manifest that is to be stored.
+#[derive(Debug)]
+pub(crate) struct PutManifest<'a> {
+    pub(crate) repository: &'a RepositoryName,
+    /// What was found in `bytes`.
+    pub(crate) manifest: &'a Manifest,
+    /// The digest of `bytes`.
+    pub(crate) digest: Digest,
+    pub(crate) bytes: Bytes,
+    /// The names that it has from now on.
+    pub(crate) tags: &'a [Tag],
+    /// Who stores it.
+    pub(crate) by: &'a str,
+}
+
+impl Repositories {
+    /// Stores a manifest whose blobs are here, and lets its tags name it from now on.
+    pub(crate) async fn put_manifest(&self, put: &PutManifest<'_>) -> Result<(), RepositoryError> {
+        let PutManifest { repository, manifest, digest, bytes, tags, by } = put;
+        ask_each(manifest.children.clone(), |child| self.renew_manifest(repository, child)).await?;
+        for _ in 0..ATTEMPTS {
+            self.put_referrer(repository, *digest, manifest, bytes.len() as u64).await?;
+            self.put_copy(repository, manifest.media_type, *digest, bytes).await?;
+            for tag in *tags {
+                self.set_tag(repository, tag, Some(*digest), by).await?;
+            }
+            // Somebody may have deleted the manifest before its tags were there, or its record.
+            if self.newest_copy(repository, digest).await?.is_some()
+                && self.has_referrer(repository, digest, manifest.subject.as_ref()).await?
+            {
+                return Ok(());
+            }
+        }
+        Err(RepositoryError::Contended)
+    }
+
+    /// The manifest of this name, if there is one.
+    pub(crate) async fn manifest(
+        &self,
+        wanted: &CacheKey,
+    ) -> Result<Option<Arc<StoredManifest>>, RepositoryError> {
+        let ticket = match self.cache.get(wanted) {
+            Ok(found) => return Ok(Some(found)),
+            Err(ticket) => ticket,
+        };
+        let digest = match &wanted.name {
+            ManifestName::Digest(digest) => Some(*digest),
+            ManifestName::Tag(tag) => self.tagged(&wanted.repository, tag).await?,
+        };
+        let Some(digest) = digest else { return Ok(None) };
+        let Some(manifest) = self.read_manifest(&wanted.repository, digest).await? else { return Ok(None) };
+        let manifest = Arc::new(manifest);
+        self.cache.insert(ticket, wanted.clone(), Arc::clone(&manifest));
+        Ok(Some(manifest))
+    }
+
+    /// Deletes a manifest and the tags that name it. False if there is none.
+    pub(crate) async fn delete_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: Digest,
+        by: &str,
+    ) -> Result<bool, RepositoryError> {
+        let Some(stored) = self.read_manifest(repository, digest).await? else { return Ok(false) };
+        let manifest = Manifest::check(&stored.bytes, Some(&stored.media_type)).ok();
+        self.untag(repository, digest, by).await?;
+        for copy in self.copies(repository, &digest).await? {
+            self.storage.delete(&layout::manifest_copy(repository, &digest, copy)).await?;
+        }
+        self.forget(repository, digest);
+        if let Some(manifest) = manifest {
+            self.delete_referrer(repository, &digest, manifest.subject.as_ref()).await?;
+            // Whoever put the manifest again meanwhile may have put its record before that.
+            if self.newest_copy(repository, &digest).await?.is_some() {
+                self.put_referrer(repository, digest, &manifest, stored.bytes.len() as u64).await?;
+                return Ok(true);
+            }
+        }
+        // A tag that was set meanwhile has lost its manifest.
+        self.untag(repository, digest, by).await?;
+        Ok(true)
+    }
+
+    /// When the newest copy of a manifest was put, if it is in this repository.
+    pub(super) async fn newest_copy(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Time>, RepositoryError> {
+        Ok(self.copies(repository, digest).await?.pop())
+    }
+
+    /// When the copies of a manifest were put, oldest first.
+    pub(crate) async fn copies(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Vec<Time>, RepositoryError> {
+        let names = self.keys_in(&layout::manifest_copies(repository, digest)).await?;
+        Ok(names.iter().filter_map(|name| layout::time_of_copy(name)).collect())
+    }
+
+    /// Reads a manifest from the storage.
+    pub(crate) async fn read_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: Digest,
+    ) -> Result<Option<StoredManifest>, RepositoryError> {
+        // An old copy may be deleted between the two steps; a newer one is there then, or none.
+        for copy in self.copies(repository, &digest).await?.into_iter().rev() {
+            let key = layout::manifest_copy(repository, &digest, copy);
+            let Some(copy) = present(read_whole(&*self.storage, &key, MAX_COPY).await)? else { continue };
+            let Some((media_type, bytes)) = split_copy(&copy) else {
+                return Err(RepositoryError::Damaged { key, problem: "it does not begin with a media type" });
+            };
+            return Ok(Some(StoredManifest { digest, media_type, bytes }));
+        }
+        Ok(None)
+    }
+
+    /// Puts a copy of a manifest, unless there is one that is young enough.
+    async fn put_copy(
+        &self,
+        repository: &RepositoryName,
+        media_type: &'static str,
+        digest: Digest,
+        bytes: &Bytes,
+    ) -> Result<(), RepositoryError> {
+        if let Some(stored) = self.read_manifest(repository, digest).await?
+            && stored.media_type != media_type
+        {
+            let stored = stored.media_type;
+            return Err(RepositoryError::OtherMediaType { digest, stored, sent: media_type });
+        }
+        let newest = self.newest_copy(repository, &digest).await?;
+        if newest.is_some_and(|newest| self.is_fresh(newest)) {
+            return Ok(());
+        }
+        let key = layout::manifest_copy(repository, &digest, self.clock.now());
+        let copy = [media_type.as_bytes(), b"\n", bytes].concat();
+        if self.storage.put_if_absent(&key, copy.into()).await? == Put::Created {
+            self.forget(repository, digest);
+        }
+        Ok(())
+    }
+
+    /// Puts a new copy of a manifest whose copies are old. One that is not here stays so.
+    async fn renew_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: Digest,
+    ) -> Result<(), RepositoryError> {
+        let Some(newest) = self.newest_copy(repository, &digest).await? else { return Ok(()) };
+        if self.is_fresh(newest) {
+            return Ok(());
+        }
+        let old = layout::manifest_copy(repository, &digest, newest);
+        let Some(copy) = present(read_whole(&*self.storage, &old, MAX_COPY).await)? else { return Ok(()) };
+        let key = layout::manifest_copy(repository, &digest, self.clock.now());
+        self.storage.put_if_absent(&key, copy).await?;
+        Ok(())
+    }
+
+    /// Deletes the tags that name a manifest.
+    async fn untag(
+        &self,
+        repository: &RepositoryName,
+        digest: Digest,
+        by: &str,
+    ) -> Result<(), RepositoryError> {
+        let mut after: Option<String> = None;
+        loop {
+            let tags = self.tags(repository, after.as_deref(), PAGE).await?;
+            for (tag, _) in tags.iter().filter(|(_, named)| *named == digest) {
+                self.set_tag(repository, tag, None, by).await?;
+            }
+            match tags.last() {
+                Some((last, _)) if tags.len() == PAGE => after = Some(last.as_str().to_owned()),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn forget(&self, repository: &RepositoryName, digest: Digest) {
+        let (repository, name) = (repository.clone(), ManifestName::Digest(digest));
+        self.cache.forget(&CacheKey { repository, name });
+    }
+}
+
+/// Takes a copy apart: media type, line feed, bytes.
+fn split_copy(copy: &Bytes) -> Option<(String, Bytes)> {
+    let end = copy.iter().take(256).position(|byte| *byte == b'\n')?;
+    let media_type = std::str::from_utf8(&copy[..end]).ok()?;
+    Some((media_type.to_owned(), copy.slice(end + 1..)))
+}
