@@ -8,9 +8,10 @@
 mod blobs;
 pub(crate) mod body;
 mod error;
+mod listings;
 mod manifests;
 pub(crate) mod operations;
-mod tags;
+mod referrers;
 mod upload_requests;
 
 use std::sync::Arc;
@@ -88,7 +89,13 @@ impl Service {
             Route::Manifest(repository, name) if call.method == Method::PUT => {
                 self.put_manifest(repository, name, call).await
             }
+            Route::Manifest(repository, name) if call.method == Method::DELETE => {
+                self.delete_manifest(&repository, &name, &call).await
+            }
             Route::Manifest(repository, name) => self.get_manifest(repository, name, &call).await,
+            Route::Blob(repository, digest) if call.method == Method::DELETE => {
+                self.delete_blob(&repository, digest).await
+            }
             Route::Blob(repository, digest) => self.get_blob(&repository, digest, &call).await,
             Route::Uploads(repository) => self.post_upload(repository, call).await,
             Route::Upload(repository, upload) => match call.method {
@@ -98,6 +105,9 @@ impl Service {
                 _ => self.cancel_upload(&repository, upload).await,
             },
             Route::Tags(repository) => self.list_tags(&repository, &call).await,
+            Route::Referrers(repository, subject) => self.list_referrers(&repository, &subject, &call).await,
+            Route::Catalog => self.list_repositories(&call).await,
+            Route::History(repository, tag) => self.list_history(&repository, &tag, &call).await,
         }
     }
 }
@@ -112,6 +122,11 @@ impl Call {
     /// A header's text. One with bytes that no text has counts as absent.
     fn header(&self, name: &HeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Who asks.
+    fn by(&self) -> &str {
+        "anonymous"
     }
 
     /// True if the client has the content already: `If-None-Match`, RFC 9110, section 13.1.2.
@@ -135,9 +150,14 @@ impl Query {
         Self(form_urlencoded::parse(text.unwrap_or_default().as_bytes()).into_owned().collect())
     }
 
+    /// All values of a parameter, in order.
+    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
     /// The value of a parameter; of several, the first.
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.all(name).next()
     }
 }
 

@@ -275,7 +275,8 @@ fn of_digest(name: &RepositoryName, kind: &str, digest: &Digest) -> Key {
 
 /// Reads a number as times and sizes are written in keys.
 fn parse_hex(text: &str) -> Option<u64> {
-    let canonical = text.len() == 16 && text.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
+    let canonical =
+        text.len() == 16 && text.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
     canonical.then(|| u64::from_str_radix(text, 16).ok()).flatten()
 }
 
@@ -305,16 +306,15 @@ mod tests {
         check(&closed(&digest, &generation), &format!("blobs/sha256/e3/HEX/{time}.{random}.closed"));
         check(
             &stamp(&name, &digest, &relied),
-            &format!("repositories/team+web/blobs/sha256/HEX/0000000000000020.0000000000000003.{time}.{random}"),
+            &format!(
+                "repositories/team+web/blobs/sha256/HEX/0000000000000020.0000000000000003.{time}.{random}"
+            ),
         );
         check(
             &manifest_copy(&name, &digest, Time::from_secs(1)),
             "repositories/team+web/manifests/sha256/HEX/0000000000000001",
         );
-        check(
-            &referrer(&name, &digest, &digest),
-            "repositories/team+web/referrers/sha256/HEX/sha256+HEX",
-        );
+        check(&referrer(&name, &digest, &digest), "repositories/team+web/referrers/sha256/HEX/sha256+HEX");
         check(&tag(&name, &Tag::parse("latest").unwrap()), "repositories/team+web/tags/latest+");
     }
 

@@ -136,7 +136,9 @@ fn artifact_type(document: &Map<String, Value>) -> Result<Option<String>, Manife
 fn annotations(document: &Map<String, Value>) -> Result<Map<String, Value>, ManifestError> {
     match document.get("annotations") {
         None | Some(Value::Null) => Ok(Map::new()),
-        Some(Value::Object(annotations)) if annotations.values().all(Value::is_string) => Ok(annotations.clone()),
+        Some(Value::Object(annotations)) if annotations.values().all(Value::is_string) => {
+            Ok(annotations.clone())
+        }
         Some(_) => Err(bad("annotations", "is not an object of strings")),
     }
 }
@@ -261,9 +263,8 @@ mod tests {
 
     #[test]
     fn what_kind_of_thing_it_is_comes_from_the_document_or_its_config() {
-        let kind = |document: &Value| {
-            Manifest::check(document.to_string().as_bytes(), None).unwrap().artifact_type
-        };
+        let kind =
+            |document: &Value| Manifest::check(document.to_string().as_bytes(), None).unwrap().artifact_type;
         assert_eq!(kind(&image()).unwrap(), "application/octet-stream");
         assert_eq!(kind(&with(image(), "artifactType", json!(""))).unwrap(), "application/octet-stream");
         assert_eq!(kind(&with(image(), "artifactType", json!("a/b"))).unwrap(), "a/b");

@@ -10,6 +10,9 @@
 //! /v2/<name>/blobs/uploads/            Uploads
 //! /v2/<name>/blobs/uploads/<id>        Upload
 //! /v2/<name>/tags/list                 Tags
+//! /v2/<name>/referrers/<digest>        Referrers
+//! /v2/_catalog                         Catalog (docker's)
+//! /v2/<name>/_hull/tags/<tag>/history  History (ours)
 //! ```
 //!
 //! Source: OCI distribution-spec 1.1, "Endpoints".
@@ -18,7 +21,7 @@ use appliance::Digest;
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-use crate::name::{ManifestName, NameError, RepositoryName, UploadId, parse_digest};
+use crate::name::{ManifestName, NameError, RepositoryName, Tag, UploadId, parse_digest};
 
 /// A path that means something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +32,9 @@ pub(crate) enum Route {
     Uploads(RepositoryName),
     Upload(RepositoryName, UploadId),
     Tags(RepositoryName),
+    Referrers(RepositoryName, Digest),
+    Catalog,
+    History(RepositoryName, Tag),
 }
 
 /// Why a path means nothing.
@@ -51,6 +57,9 @@ impl Route {
             return Ok(Self::Base);
         }
         let rest = rest.strip_prefix('/').ok_or(RouteError::Unknown)?;
+        if rest == "_catalog" {
+            return Ok(Self::Catalog);
+        }
         let (head, last) = rest.rsplit_once('/').ok_or(RouteError::Unknown)?;
         let (name, word) = head.rsplit_once('/').unwrap_or(("", head));
         if let (Some(name), "uploads") = (name.strip_suffix("/blobs"), word) {
@@ -67,6 +76,13 @@ impl Route {
             }
             (name, "blobs", digest) => Ok(Self::Blob(RepositoryName::parse(name)?, parse_digest(digest)?)),
             (name, "tags", "list") => Ok(Self::Tags(RepositoryName::parse(name)?)),
+            (name, "referrers", digest) => {
+                Ok(Self::Referrers(RepositoryName::parse(name)?, parse_digest(digest)?))
+            }
+            (name, tag, "history") if name.ends_with("/_hull/tags") => {
+                let name = RepositoryName::parse(name.trim_end_matches("/_hull/tags"))?;
+                Ok(Self::History(name, Tag::parse(tag)?))
+            }
             _ => Err(RouteError::Unknown),
         }
     }
@@ -80,26 +96,34 @@ impl Route {
             Self::Uploads(_) => "/v2/<name>/blobs/uploads/",
             Self::Upload(..) => "/v2/<name>/blobs/uploads/<id>",
             Self::Tags(_) => "/v2/<name>/tags/list",
+            Self::Referrers(..) => "/v2/<name>/referrers/<digest>",
+            Self::Catalog => "/v2/_catalog",
+            Self::History(..) => "/v2/<name>/_hull/tags/<tag>/history",
         }
     }
 
     /// The repository that the path names.
     pub(crate) fn repository(&self) -> Option<&RepositoryName> {
         match self {
-            Self::Base => None,
+            Self::Base | Self::Catalog => None,
             Self::Manifest(name, _)
             | Self::Blob(name, _)
             | Self::Uploads(name)
             | Self::Upload(name, _)
-            | Self::Tags(name) => Some(name),
+            | Self::Tags(name)
+            | Self::Referrers(name, _)
+            | Self::History(name, _) => Some(name),
         }
     }
 
     /// The methods that the path understands, as in `Allow`.
     pub(crate) fn methods(&self) -> &'static [Method] {
         match self {
-            Self::Base | Self::Blob(..) | Self::Tags(_) => &[Method::GET, Method::HEAD],
-            Self::Manifest(..) => &[Method::GET, Method::HEAD, Method::PUT],
+            Self::Base | Self::Tags(_) | Self::Referrers(..) | Self::Catalog | Self::History(..) => {
+                &[Method::GET, Method::HEAD]
+            }
+            Self::Blob(..) => &[Method::GET, Method::HEAD, Method::DELETE],
+            Self::Manifest(..) => &[Method::GET, Method::HEAD, Method::PUT, Method::DELETE],
             Self::Uploads(_) => &[Method::POST],
             Self::Upload(..) => &[Method::GET, Method::PATCH, Method::PUT, Method::DELETE],
         }
@@ -109,7 +133,6 @@ impl Route {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::name::Tag;
 
     const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -152,6 +175,9 @@ mod tests {
             Route::Upload(name("a/b"), UploadId::new([0; 16])),
         );
         check("/v2/web/tags/list", Route::Tags(name("web")));
+        check(&format!("/v2/a/b/referrers/{EMPTY}"), Route::Referrers(name("a/b"), empty));
+        check("/v2/_catalog", Route::Catalog);
+        check("/v2/a/b/_hull/tags/1.4/history", Route::History(name("a/b"), Tag::parse("1.4").unwrap()));
     }
 
     #[test]
@@ -169,7 +195,9 @@ mod tests {
         check_error("/v1/", "nothing is served");
         check_error("/v2x/a/tags/list", "nothing is served");
         check_error("/v2/web", "nothing is served");
-        check_error("/v2/_catalog", "nothing is served");
+        check_error("/v2/_catalog/x", "nothing is served");
+        check_error("/v2/web/_hull/tags/.x/history", "`.x` is not a tag");
+        check_error("/v2/web/referrers/latest", "`latest` is not a digest");
         check_error("/v2/web/tags/all", "nothing is served");
         check_error("/v2/%ff/tags/list", "nothing is served");
         check_error("/v2/tags/list", "`` is not a repository name");

@@ -22,6 +22,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+use crate::clock::SystemClock;
 use crate::connection::{Connection, Transport};
 use crate::event::{Event, Observer};
 use crate::exchange::{Exchange, RequestIds, Watch, WatchedBody};
@@ -32,9 +33,10 @@ use crate::layout;
 use crate::metrics::{Counted, Metrics};
 use crate::operations::Operations;
 use crate::peers::{Peers, TooMany};
+use crate::random;
 use crate::repository::Repositories;
 use crate::tls::Tls;
-use crate::uploads::{UploadLimits, Uploads, random};
+use crate::uploads::{UploadLimits, Uploads};
 
 /// How a registry is served.
 #[derive(Debug, Clone)]
@@ -91,6 +93,9 @@ pub struct Limits {
     pub open_uploads: usize,
     /// An upload that nobody has appended to for this long is forgotten.
     pub upload_expiry: Duration,
+    /// How long what a client was told to be here stays, whatever else becomes of it: time to push what
+    /// refers to it. The collector of garbage takes nothing away that is younger.
+    pub grace: Duration,
     /// How long requests under way may take when the server stops.
     pub drain: Duration,
 }
@@ -110,6 +115,7 @@ impl Default for Limits {
             blob_bytes: 1 << 40,
             open_uploads: 4096,
             upload_expiry: Duration::from_secs(24 * 60 * 60),
+            grace: Duration::from_secs(24 * 60 * 60),
             drain: Duration::from_secs(30),
         }
     }
@@ -138,7 +144,7 @@ pub enum ServeError {
         source: io::Error,
     },
     /// The storage belongs to another version of this server, or to something else.
-    #[error("the storage has the layout `{found}`; this version reads layout 1")]
+    #[error("the storage has the layout `{found}`; this version reads layout 2")]
     OtherLayout {
         /// What was found, control characters escaped.
         found: String,
@@ -204,7 +210,7 @@ impl Server {
                 Some(Operations::bind(listen, probes).await.map_err(failed(listen))?)
             }
         };
-        let ids = RequestIds::new(random());
+        let ids = RequestIds::new(random::bytes());
         let front = Arc::new(Front { service, tls, limits, metrics, ids, is_draining });
         Ok(Self { listener, local_addr, operations, front, is_draining: stop })
     }
@@ -242,7 +248,7 @@ impl Server {
 }
 
 fn service(storage: Arc<dyn Storage>, limits: Limits, observer: Arc<dyn Observer>) -> Service {
-    let repositories = Arc::new(Repositories::new(Arc::clone(&storage)));
+    let repositories = Arc::new(Repositories::new(Arc::clone(&storage), Arc::new(SystemClock), limits.grace));
     let upload_limits = UploadLimits {
         blob_bytes: limits.blob_bytes,
         open_uploads: limits.open_uploads,

@@ -223,11 +223,26 @@ fn a_blob_is_mounted_from_another_repository_or_uploaded() {
         post(mount(&other, "a")).expect(202).header("location").unwrap().contains("/v2/b/blobs/uploads/")
     );
     post(mount(&digest, "none")).expect(202);
-    post(format!("/v2/b/blobs/uploads/?mount={digest}")).expect(202);
+    post(format!("/v2/b/blobs/uploads/?mount={other}")).expect(202);
     post(mount(&digest, "../a")).expect_error(400, "NAME_INVALID");
     post("/v2/b/blobs/uploads/?mount=x&from=a".to_owned()).expect_error(400, "DIGEST_INVALID");
     let mounted = post(mount(&digest, "a")).expect(201);
     assert_eq!(mounted.header("location"), Some(blob_path("b", &digest).as_str()));
+    check_stored(&mut client, "b", &digest, b"shared");
+    // Without a source, whoever has it will do.
+    client.send("POST", &format!("/v2/c/blobs/uploads/?mount={digest}"), &[], b"").expect(201);
+    check_stored(&mut client, "c", &digest, b"shared");
+}
+
+#[test]
+fn a_blob_is_deleted_from_one_repository() {
+    let registry = Registry::in_memory();
+    let mut client = registry.client();
+    let digest = client.push_blob("a", b"shared");
+    client.push_blob("b", b"shared");
+    client.send("DELETE", &blob_path("a", &digest), &[], b"").expect(202);
+    client.send("DELETE", &blob_path("a", &digest), &[], b"").expect_error(404, "BLOB_UNKNOWN");
+    client.get(&blob_path("a", &digest)).expect_error(404, "BLOB_UNKNOWN");
     check_stored(&mut client, "b", &digest, b"shared");
 }
 

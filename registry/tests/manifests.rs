@@ -158,3 +158,149 @@ fn tags_are_listed_in_order_and_in_pages() {
         client.get(&format!("/v2/web/tags/list?{query}")).expect_error(400, "UNSUPPORTED");
     }
 }
+
+#[test]
+fn a_tag_is_deleted_and_its_manifest_stays() {
+    let registry = Registry::in_memory();
+    let mut client = registry.client();
+    client.push_blob("web", b"{}");
+    let bytes = manifest(b"{}", b"{}");
+    let digest = Digest::sha256(&bytes);
+    client.put_manifest("web", "1", MANIFEST, &bytes).expect(201);
+    client.put_manifest("web", "2", MANIFEST, &bytes).expect(201);
+    client.send("DELETE", "/v2/web/manifests/1", &[], b"").expect(202);
+    client.send("DELETE", "/v2/web/manifests/1", &[], b"").expect_error(404, "MANIFEST_UNKNOWN");
+    client.get("/v2/web/manifests/1").expect_error(404, "MANIFEST_UNKNOWN");
+    assert_eq!(client.get("/v2/web/tags/list").json()["tags"], json!(["2"]));
+    let path = format!("/v2/web/manifests/{digest}");
+    client.get(&path).expect(200);
+    client.send("DELETE", &path, &[], b"").expect(202);
+    client.send("DELETE", &path, &[], b"").expect_error(404, "MANIFEST_UNKNOWN");
+    for name in ["2", &digest.to_string()] {
+        client.get(&format!("/v2/web/manifests/{name}")).expect_error(404, "MANIFEST_UNKNOWN");
+    }
+    assert_eq!(client.get("/v2/web/tags/list").json()["tags"], json!([]));
+}
+
+#[test]
+fn one_request_sets_several_tags() {
+    let registry = Registry::in_memory();
+    let mut client = registry.client();
+    client.push_blob("web", b"{}");
+    let bytes = manifest(b"{}", b"{}");
+    let digest = Digest::sha256(&bytes);
+    let put = client.put_manifest("web", &format!("{digest}?tag=1.2.3&tag=1.2&tag=latest"), MANIFEST, &bytes);
+    assert_eq!(put.expect(201).header("oci-tag"), Some("1.2.3, 1.2, latest"));
+    for tag in ["1.2.3", "1.2", "latest"] {
+        assert_eq!(client.get(&format!("/v2/web/manifests/{tag}")).expect(200).body, bytes);
+    }
+    let refused = client.put_manifest("web", &format!("{digest}?tag=ok&tag=-"), MANIFEST, &bytes);
+    refused.expect_error(400, "MANIFEST_INVALID");
+    let many = "&tag=x".repeat(101);
+    let refused = client.put_manifest("web", &format!("{digest}?tag=ok{many}"), MANIFEST, &bytes);
+    refused.expect_error(414, "UNSUPPORTED");
+    client.get("/v2/web/manifests/ok").expect(404);
+}
+
+#[test]
+fn referrers_of_a_manifest_are_found_also_before_it_is_there() {
+    let registry = Registry::in_memory();
+    let mut client = registry.client();
+    client.push_blob("web", b"{}");
+    let subject = manifest(b"{}", b"{}");
+    let subject_digest = Digest::sha256(&subject);
+    let path = format!("/v2/web/referrers/{subject_digest}");
+    let empty = client.get(&path).expect(200);
+    assert_eq!(empty.header("content-type"), Some(INDEX));
+    assert_eq!(empty.json()["manifests"], json!([]));
+    let mut artifacts = Vec::new();
+    for kind in ["example/sbom", "example/signature"] {
+        let artifact = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "artifactType": kind,
+            "config": descriptor("application/vnd.oci.empty.v1+json", b"{}"),
+            "layers": [],
+            "subject": descriptor(MANIFEST, &subject),
+            "annotations": { "made-by": "a test" },
+        });
+        let bytes = artifact.to_string().into_bytes();
+        let digest = Digest::sha256(&bytes);
+        let put = client.put_manifest("web", &digest.to_string(), MANIFEST, &bytes).expect(201);
+        assert_eq!(put.header("oci-subject"), Some(subject_digest.to_string().as_str()));
+        artifacts.push(json!({
+            "mediaType": MANIFEST, "digest": digest, "size": bytes.len(),
+            "artifactType": kind, "annotations": { "made-by": "a test" },
+        }));
+    }
+    client.put_manifest("web", "1", MANIFEST, &subject).expect(201);
+    let all = client.get(&path).expect(200);
+    assert_eq!(all.header("oci-filters-applied"), None);
+    let mut found = all.json()["manifests"].as_array().unwrap().clone();
+    found.sort_by_key(|artifact| artifact["artifactType"].to_string());
+    assert_eq!(found, artifacts);
+    let some = client.get(&format!("{path}?artifactType=example/signature")).expect(200);
+    assert_eq!(some.header("oci-filters-applied"), Some("artifactType"));
+    assert_eq!(some.json()["manifests"], json!([artifacts[1]]));
+    let digest = artifacts[1]["digest"].as_str().unwrap();
+    client.send("DELETE", &format!("/v2/web/manifests/{digest}"), &[], b"").expect(202);
+    assert_eq!(client.get(&path).json()["manifests"], json!([artifacts[0]]));
+    client.get("/v2/web/referrers/sha256:0").expect_error(400, "DIGEST_INVALID");
+    assert_eq!(client.get(&path.replace("web", "none")).expect(200).json()["manifests"], json!([]));
+}
+
+#[test]
+fn a_manifest_may_be_named_by_sha512() {
+    let registry = Registry::in_memory();
+    let mut client = registry.client();
+    client.push_blob("web", b"{}");
+    let bytes = manifest(b"{}", b"{}");
+    let mut hasher = appliance::Hasher::new(appliance::Algorithm::Sha512);
+    hasher.update(&bytes);
+    let digest = hasher.finish();
+    let put = client.put_manifest("web", &format!("{digest}?tag=1"), MANIFEST, &bytes).expect(201);
+    assert_eq!(put.header("docker-content-digest"), Some(digest.to_string().as_str()));
+    assert_eq!(client.get("/v2/web/manifests/1").header("docker-content-digest"), Some(&*digest.to_string()));
+}
+
+#[test]
+fn a_tag_tells_its_history() {
+    let registry = Registry::in_memory();
+    let mut client = registry.client();
+    client.get("/v2/team/web/_hull/tags/1/history").expect_error(404, "MANIFEST_UNKNOWN");
+    client.push_blob("team/web", b"{}");
+    client.push_blob("team/web", b"x");
+    let versions = [manifest(b"{}", b"{}"), manifest(b"{}", b"x")];
+    for bytes in &versions {
+        client.put_manifest("team/web", "1", MANIFEST, bytes).expect(201);
+    }
+    client.send("DELETE", "/v2/team/web/manifests/1", &[], b"").expect(202);
+    let history = client.get("/v2/team/web/_hull/tags/1/history").expect(200).json()["history"].clone();
+    let digests: Vec<_> = history.as_array().unwrap().iter().map(|entry| entry["digest"].clone()).collect();
+    assert_eq!(
+        digests,
+        [json!(null), json!(Digest::sha256(&versions[1])), json!(Digest::sha256(&versions[0]))]
+    );
+    let page = client.get("/v2/team/web/_hull/tags/1/history?n=1").expect(200);
+    let next = page.header("link").unwrap().split(['<', '>']).nth(1).unwrap().to_owned();
+    assert_eq!(client.get(&next).expect(200).json()["history"], json!([history[1]]));
+}
+
+#[test]
+fn repositories_are_listed_in_pages() {
+    let registry = Registry::in_memory();
+    let mut client = registry.client();
+    for name in ["a", "team/b", "team/c"] {
+        client.push_blob(name, b"{}");
+    }
+    assert_eq!(
+        client.get("/v2/_catalog").expect(200).json(),
+        json!({ "repositories": ["a", "team/b", "team/c"] })
+    );
+    let page = client.get("/v2/_catalog?n=2").expect(200);
+    assert_eq!(page.json(), json!({ "repositories": ["a", "team/b"] }));
+    let next = page.header("link").unwrap().split(['<', '>']).nth(1).unwrap().to_owned();
+    assert_eq!(client.get(&next).expect(200).json(), json!({ "repositories": ["team/c"] }));
+    let none = client.get("/v2/_catalog?n=0").expect(200);
+    assert_eq!((none.json(), none.header("link")), (json!({ "repositories": [] }), None));
+}

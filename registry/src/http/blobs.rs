@@ -1,6 +1,7 @@
-//! Reading blobs.
+//! Reading and deleting blobs.
 //!
-//! Source: OCI distribution-spec 1.1, "Pulling blobs" (end-2); RFC 9110, sections 13 and 14.
+//! Source: OCI distribution-spec 1.1, "Pulling blobs" (end-2), "Deleting Blobs" (end-10); RFC 9110,
+//! sections 13 and 14.
 
 use appliance::Digest;
 use blob_store::ContentStream;
@@ -22,7 +23,7 @@ impl Service {
             (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
         ];
         if call.method == Method::HEAD {
-            let size = self.repositories.blob_size(repository, &digest).await?.ok_or(unknown)?;
+            let size = self.repositories.rely_on_blob(repository, &digest).await?.ok_or(unknown)?;
             headers.push((header::CONTENT_LENGTH, size.into()));
             return Ok(respond(StatusCode::OK, headers, ResponseBody::Stream(nothing())));
         }
@@ -42,6 +43,13 @@ impl Service {
         };
         headers.push((header::CONTENT_LENGTH, (range.end - range.start).into()));
         Ok(respond(status, headers, ResponseBody::Stream(object.stream(range))))
+    }
+
+    pub(super) async fn delete_blob(&self, repository: &RepositoryName, digest: Digest) -> Answer {
+        match self.repositories.delete_blob(repository, &digest).await? {
+            true => Ok(empty(StatusCode::ACCEPTED, [])),
+            false => Err(ApiError::BlobUnknown { digest }),
+        }
     }
 }
 

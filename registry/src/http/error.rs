@@ -38,6 +38,8 @@ pub(crate) enum ApiError {
     NoDigest,
     #[error("the content has digest {found}; the request says {wanted}")]
     ManifestDigest { wanted: Digest, found: Digest },
+    #[error("at most {limit} tags are set at a time")]
+    TooManyTags { limit: usize },
     #[error("`{value}` is not a number of entries")]
     BadCount { value: String },
     #[error("the blob has {size} bytes; the range lies outside")]
@@ -103,6 +105,7 @@ impl ApiError {
             Self::ManifestUnknown => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
             Self::NameUnknown => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
             Self::BadCount { .. } => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
+            Self::TooManyTags { .. } => (StatusCode::URI_TOO_LONG, "UNSUPPORTED"),
             Self::Range { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "SIZE_INVALID"),
             Self::ChunkRange(_) => (StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
             Self::OutOfOrder { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),
@@ -117,6 +120,10 @@ impl ApiError {
             Self::Upload(UploadsError::Storage(error))
             | Self::Repository(RepositoryError::Storage(error)) => of_storage(error),
             Self::Upload(UploadsError::Repository(RepositoryError::Storage(error))) => of_storage(error),
+            Self::Repository(RepositoryError::Contended)
+            | Self::Upload(UploadsError::Repository(RepositoryError::Contended)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN")
+            }
             Self::Repository(RepositoryError::Damaged { .. }) | Self::Upload(UploadsError::Repository(_)) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN")
             }

@@ -1,18 +1,26 @@
-//! Reading and storing manifests.
+//! Reading, storing and deleting manifests.
 //!
-//! Source: OCI distribution-spec 1.1, "Pulling manifests" (end-3), "Pushing Manifests" (end-7).
+//! Source: OCI distribution-spec 1.1, "Pulling manifests" (end-3), "Pushing Manifests" (end-7), "Deleting
+//! tags", "Deleting Manifests" (end-9); `tag` parameters (end-7b) are of its development version.
 
 use appliance::{Algorithm, Hasher};
-use http::{Method, StatusCode, header};
+use http::header::{self, HeaderName};
+use http::{Method, StatusCode};
 
 use super::body::ResponseBody;
 use super::{Answer, ApiError, Call, DOCKER_CONTENT_DIGEST, Service, empty, etag, respond, text_value};
 use crate::cache::CacheKey;
 use crate::manifest::Manifest;
-use crate::name::{ManifestName, RepositoryName};
+use crate::name::{ManifestName, RepositoryName, Tag};
+use crate::repository::PutManifest;
 
 /// Largest manifest: what the specification asks registries to accept at least.
 const MAX_MANIFEST: u64 = appliance::manifest::MAX_BYTES;
+/// Most tags that one request may set.
+const MAX_TAGS: usize = 100;
+
+const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 
 impl Service {
     pub(super) async fn get_manifest(
@@ -43,26 +51,63 @@ impl Service {
         mut call: Call,
     ) -> Answer {
         let bytes = call.body.whole(MAX_MANIFEST).await?;
-        let (algorithm, wanted, tag) = match &name {
-            ManifestName::Digest(digest) => (digest.algorithm(), Some(*digest), None),
-            ManifestName::Tag(tag) => (Algorithm::Sha256, None, Some(tag)),
+        let (algorithm, wanted, tags) = match &name {
+            ManifestName::Digest(digest) => (digest.algorithm(), Some(*digest), more_tags(&call)?),
+            ManifestName::Tag(tag) => (Algorithm::Sha256, None, vec![tag.clone()]),
         };
         let mut hasher = Hasher::new(algorithm);
         hasher.update(&bytes);
-        let found = hasher.finish();
-        if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
-            return Err(ApiError::ManifestDigest { wanted, found });
+        let digest = hasher.finish();
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != digest) {
+            return Err(ApiError::ManifestDigest { wanted, found: digest });
         }
         let manifest = Manifest::check(&bytes, call.header(&header::CONTENT_TYPE))?;
         let missing = self.repositories.missing_blobs(&repository, &manifest.blobs).await?;
         if !missing.is_empty() {
             return Err(ApiError::MissingBlobs { missing });
         }
-        self.repositories.put_manifest(&repository, tag, found, &manifest, bytes).await?;
-        let headers = [
-            (header::LOCATION, text_value(&format!("/v2/{repository}/manifests/{found}"))),
-            (DOCKER_CONTENT_DIGEST, text_value(&found.to_string())),
+        let (repository, manifest, tags) = (&repository, &manifest, &tags);
+        let put = PutManifest { repository, manifest, digest, bytes, tags, by: call.by() };
+        self.repositories.put_manifest(&put).await?;
+        let mut headers = vec![
+            (header::LOCATION, text_value(&format!("/v2/{repository}/manifests/{digest}"))),
+            (DOCKER_CONTENT_DIGEST, text_value(&digest.to_string())),
         ];
+        if let Some(subject) = &manifest.subject {
+            headers.push((OCI_SUBJECT, text_value(&subject.to_string())));
+        }
+        if wanted.is_some() && !tags.is_empty() {
+            let names: Vec<&str> = tags.iter().map(Tag::as_str).collect();
+            headers.push((OCI_TAG, text_value(&names.join(", "))));
+        }
         Ok(empty(StatusCode::CREATED, headers))
+    }
+
+    /// Deletes a tag, or a manifest with all its tags.
+    pub(super) async fn delete_manifest(
+        &self,
+        repository: &RepositoryName,
+        name: &ManifestName,
+        call: &Call,
+    ) -> Answer {
+        let was_there = match name {
+            ManifestName::Tag(tag) => self.repositories.delete_tag(repository, tag, call.by()).await?,
+            ManifestName::Digest(digest) => {
+                self.repositories.delete_manifest(repository, *digest, call.by()).await?
+            }
+        };
+        match was_there {
+            true => Ok(empty(StatusCode::ACCEPTED, [])),
+            false => Err(ApiError::ManifestUnknown),
+        }
+    }
+}
+
+/// The tags that a manifest is to have besides its digest.
+fn more_tags(call: &Call) -> Result<Vec<Tag>, ApiError> {
+    let tags: Vec<Tag> = call.query.all("tag").map(Tag::parse).collect::<Result<_, _>>()?;
+    match tags.len() > MAX_TAGS {
+        true => Err(ApiError::TooManyTags { limit: MAX_TAGS }),
+        false => Ok(tags),
     }
 }

@@ -68,19 +68,19 @@ impl Service {
     }
 
     /// True if the blob is in `repository` now. A source that has no such blob, or is no repository,
-    /// is no error: the client uploads then.
+    /// is no error: the client uploads then. Without a source, any repository will do.
     async fn mount(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
         from: Option<&str>,
     ) -> Result<bool, ApiError> {
-        let Some(from) = from.map(RepositoryName::parse).transpose()? else { return Ok(false) };
-        if self.repositories.blob_size(&from, digest).await?.is_none() {
-            return Ok(false);
-        }
-        self.repositories.link_blob(repository, digest).await?;
-        Ok(true)
+        let from = match from {
+            Some(from) => Some(RepositoryName::parse(from)?),
+            None => self.repositories.who_has(digest, |_| true).await?,
+        };
+        let Some(from) = from else { return Ok(false) };
+        Ok(self.repositories.mount_blob(&from, repository, digest).await?)
     }
 }
 

@@ -7,9 +7,6 @@ use super::{Repositories, RepositoryError, ask_each, present};
 use crate::layout::{self, Stamp};
 use crate::name::RepositoryName;
 
-/// A blob that is being read.
-pub(crate) type OpenBlob = Box<dyn Object>;
-
 /// What became of content that was to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stored {
@@ -28,7 +25,7 @@ impl Repositories {
         &self,
         repository: &RepositoryName,
         digest: &Digest,
-    ) -> Result<Option<OpenBlob>, RepositoryError> {
+    ) -> Result<Option<Box<dyn Object>>, RepositoryError> {
         // All generations are the same bytes. One may be gone whose stamp is still there.
         for stamp in self.stamps(repository, digest).await?.into_iter().rev() {
             let key = layout::content(digest, &stamp.generation);
@@ -51,9 +48,7 @@ impl Repositories {
             let key = layout::content(digest, &stamp.generation);
             let Some(size_bytes) = present(self.storage.size_bytes(&key).await)? else { continue };
             let generation = stamp.generation.clone();
-            if self.is_fresh(stamp.time)
-                || self.rely_on(repository, digest, size_bytes, generation).await?
-            {
+            if self.is_fresh(stamp.time) || self.rely_on(repository, digest, size_bytes, generation).await? {
                 return Ok(Some(size_bytes));
             }
         }

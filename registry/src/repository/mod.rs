@@ -10,6 +10,8 @@ mod contents;
 mod manifests;
 mod referrers;
 mod tags;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +25,8 @@ use crate::clock::Clock;
 use crate::layout;
 use crate::name::RepositoryName;
 
-pub(crate) use self::blobs::{OpenBlob, Stored};
+pub(crate) use self::blobs::Stored;
 pub(crate) use self::manifests::{PutManifest, StoredManifest};
-pub(crate) use self::referrers::Referrer;
-pub(crate) use self::tags::TagEntry;
 
 /// How many keys are looked up at a time for one request.
 const PARALLEL_LOOKUPS: usize = 8;

@@ -1,0 +1,284 @@
+//! Repositories on a storage in memory, with a clock that the tests set.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use appliance::{Digest, media_type};
+use blob_store::{MemoryStorage, SessionId, Storage as _};
+use bytes::Bytes;
+use serde_json::{Map, json};
+
+use super::*;
+use crate::cache::CacheKey;
+use crate::clock::TestClock;
+use crate::layout::Generation;
+use crate::manifest::Manifest;
+use crate::name::{ManifestName, Tag};
+
+/// The grace period, in seconds.
+const GRACE: u64 = 1000;
+
+struct World {
+    repositories: Repositories,
+    storage: MemoryStorage,
+    clock: Arc<TestClock>,
+    next_session: u8,
+}
+
+fn name(text: &str) -> RepositoryName {
+    RepositoryName::parse(text).unwrap()
+}
+
+fn tag(text: &str) -> Tag {
+    Tag::parse(text).unwrap()
+}
+
+impl World {
+    fn new() -> Self {
+        let (storage, clock) = (MemoryStorage::new(), Arc::new(TestClock::default()));
+        clock.set(1_000_000);
+        let same_clock = Arc::clone(&clock);
+        let repositories =
+            Repositories::new(Arc::new(storage.clone()), same_clock, Duration::from_secs(GRACE));
+        Self { repositories, storage, clock, next_session: 0 }
+    }
+
+    /// Stores a blob and returns whether its content was new.
+    async fn store(&mut self, repository: &str, content: &'static str) -> Stored {
+        self.next_session += 1;
+        let mut session = self.storage.begin(SessionId::new([self.next_session; 32])).await.unwrap();
+        session.append(0, vec![Bytes::from(content)]).await.unwrap();
+        let digest = Digest::sha256(content.as_bytes());
+        self.repositories.store_blob(&name(repository), &digest, session).await.unwrap()
+    }
+
+    async fn relies_on(&self, repository: &str, content: &str) -> Option<u64> {
+        let digest = Digest::sha256(content.as_bytes());
+        self.repositories.rely_on_blob(&name(repository), &digest).await.unwrap()
+    }
+
+    async fn stamps(&self, repository: &str, content: &str) -> usize {
+        let digest = Digest::sha256(content.as_bytes());
+        self.repositories.stamps(&name(repository), &digest).await.unwrap().len()
+    }
+
+    async fn generations(&self, content: &str) -> (usize, usize) {
+        let found = self.repositories.generations(&Digest::sha256(content.as_bytes())).await.unwrap();
+        (found.open.len(), found.closed.len())
+    }
+
+    /// What a collector does to a generation that it believes to be garbage.
+    async fn close(&self, content: &str) -> Generation {
+        let digest = Digest::sha256(content.as_bytes());
+        let found = self.repositories.generations(&digest).await.unwrap().open.pop().unwrap();
+        self.storage.put_if_absent(&layout::closed(&digest, &found), Bytes::new()).await.unwrap();
+        found
+    }
+
+    async fn push(&self, repository: &str, tags: &[&str], content: &'static str) -> Digest {
+        let repository = &name(repository);
+        let manifest = &image();
+        let (bytes, tags) = (Bytes::from(content), &*tags.iter().map(|text| tag(text)).collect::<Vec<_>>());
+        let digest = Digest::sha256(&bytes);
+        let put = PutManifest { repository, manifest, digest, bytes, tags, by: "somebody" };
+        self.repositories.put_manifest(&put).await.unwrap();
+        digest
+    }
+
+    async fn pull(&self, repository: &str, wanted: ManifestName) -> Option<Bytes> {
+        let wanted = CacheKey { repository: name(repository), name: wanted };
+        self.repositories.manifest(&wanted).await.unwrap().map(|found| found.bytes.clone())
+    }
+
+    async fn pull_tag(&self, repository: &str, text: &str) -> Option<Bytes> {
+        self.pull(repository, ManifestName::Tag(tag(text))).await
+    }
+}
+
+fn image() -> Manifest {
+    Manifest {
+        media_type: media_type::MANIFEST,
+        blobs: Vec::new(),
+        children: Vec::new(),
+        subject: None,
+        artifact_type: None,
+        annotations: Map::new(),
+    }
+}
+
+#[tokio::test]
+async fn content_is_stored_once_and_read_where_it_was_put() {
+    let mut world = World::new();
+    assert_eq!(world.store("a", "x").await, Stored::FromSession);
+    assert_eq!(world.store("b", "x").await, Stored::WasHere);
+    assert_eq!(world.generations("x").await, (1, 0));
+    assert_eq!(world.relies_on("a", "x").await, Some(1));
+    assert_eq!(world.relies_on("c", "x").await, None);
+    let digest = Digest::sha256(b"x");
+    assert!(world.repositories.open_blob(&name("b"), &digest).await.unwrap().is_some());
+    assert!(world.repositories.open_blob(&name("c"), &digest).await.unwrap().is_none());
+    assert_eq!(world.repositories.missing_blobs(&name("c"), &[digest]).await.unwrap(), [digest]);
+    assert!(world.repositories.mount_blob(&name("b"), &name("c"), &digest).await.unwrap());
+    assert!(!world.repositories.mount_blob(&name("d"), &name("e"), &digest).await.unwrap());
+    assert_eq!(world.relies_on("c", "x").await, Some(1));
+    assert!(world.repositories.delete_blob(&name("c"), &digest).await.unwrap());
+    assert!(!world.repositories.delete_blob(&name("c"), &digest).await.unwrap());
+    assert_eq!((world.relies_on("c", "x").await, world.relies_on("a", "x").await), (None, Some(1)));
+}
+
+#[tokio::test]
+async fn whoever_relies_on_an_old_stamp_renews_it() {
+    let mut world = World::new();
+    world.store("a", "x").await;
+    world.clock.set(1_000_000 + GRACE / 2);
+    world.relies_on("a", "x").await;
+    assert_eq!(world.stamps("a", "x").await, 1);
+    world.clock.set(1_000_001 + GRACE / 2);
+    world.relies_on("a", "x").await;
+    world.relies_on("a", "x").await;
+    assert_eq!(world.stamps("a", "x").await, 2);
+}
+
+#[tokio::test]
+async fn nobody_relies_on_a_closed_generation() {
+    let mut world = World::new();
+    world.store("a", "x").await;
+    world.close("x").await;
+    // Who was told lately that the blob is here keeps it; a mount and an old stamp do not.
+    assert_eq!(world.relies_on("a", "x").await, Some(1));
+    let digest = Digest::sha256(b"x");
+    assert!(!world.repositories.mount_blob(&name("a"), &name("b"), &digest).await.unwrap());
+    assert_eq!(world.stamps("b", "x").await, 0);
+    world.clock.set(1_000_000 + GRACE);
+    assert_eq!(world.relies_on("a", "x").await, None);
+    assert!(world.repositories.open_blob(&name("a"), &digest).await.unwrap().is_some());
+    // Content that arrives again is a generation of its own, and the old stamp leads there too.
+    assert_eq!(world.store("b", "x").await, Stored::FromSession);
+    assert_eq!(world.generations("x").await, (1, 1));
+    assert_eq!(world.relies_on("a", "x").await, Some(1));
+}
+
+#[tokio::test]
+async fn a_tag_names_what_it_was_set_to_last() {
+    let world = World::new();
+    for content in ["one", "two", "two", "one"] {
+        world.push("r", &["latest"], content).await;
+        assert_eq!(world.pull_tag("r", "latest").await.unwrap(), content);
+    }
+    let history = world.repositories.history(&name("r"), &tag("latest"), None, 10).await.unwrap();
+    assert_eq!(history.len(), 3); // naming the same again is no change
+    assert!(history.iter().all(|placed| placed.entry.by == "somebody"));
+    assert!(world.repositories.delete_tag(&name("r"), &tag("latest"), "x").await.unwrap());
+    assert!(!world.repositories.delete_tag(&name("r"), &tag("latest"), "x").await.unwrap());
+    assert_eq!(world.pull_tag("r", "latest").await, None);
+    let two = ManifestName::Digest(Digest::sha256(b"two"));
+    assert_eq!(world.pull("r", two).await.unwrap(), "two");
+}
+
+#[tokio::test]
+async fn writers_of_one_tag_all_succeed_in_some_order() {
+    let world = World::new();
+    let contents = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    futures_util::future::join_all(contents.map(|content| world.push("r", &["latest"], content))).await;
+    let history = world.repositories.history(&name("r"), &tag("latest"), None, 100).await.unwrap();
+    assert_eq!(history.len(), contents.len());
+    let newest = history[0].entry.digest;
+    assert_eq!(world.pull_tag("r", "latest").await.map(|bytes| Digest::sha256(&bytes)), newest);
+}
+
+#[tokio::test]
+async fn a_manifest_goes_with_all_its_tags() {
+    let world = World::new();
+    let one = world.push("r", &["1", "1.0", "latest"], "one").await;
+    world.push("r", &["2", "latest"], "two").await;
+    assert!(world.repositories.delete_manifest(&name("r"), one, "x").await.unwrap());
+    assert!(!world.repositories.delete_manifest(&name("r"), one, "x").await.unwrap());
+    assert_eq!(world.pull("r", ManifestName::Digest(one)).await, None);
+    let tags = world.repositories.tags(&name("r"), None, 10).await.unwrap();
+    assert_eq!(tags.iter().map(|(tag, _)| tag.as_str()).collect::<Vec<_>>(), ["2", "latest"]);
+    world.push("r", &["1"], "one").await;
+    assert_eq!(world.pull_tag("r", "1").await.unwrap(), "one");
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_put_again_when_it_is_old_has_a_young_copy() {
+    let world = World::new();
+    let digest = world.push("r", &[], "one").await;
+    world.push("r", &[], "one").await;
+    assert_eq!(world.repositories.copies(&name("r"), &digest).await.unwrap().len(), 1);
+    world.clock.set(1_000_001 + GRACE / 2);
+    world.push("r", &[], "one").await;
+    assert_eq!(world.repositories.copies(&name("r"), &digest).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_manifest_has_one_media_type() {
+    let world = World::new();
+    let digest = world.push("r", &[], "x").await;
+    let repository = &name("r");
+    let manifest = &Manifest { media_type: media_type::INDEX, ..image() };
+    let put = PutManifest { repository, manifest, digest, bytes: "x".into(), tags: &[], by: "x" };
+    let refused = world.repositories.put_manifest(&put).await;
+    assert!(matches!(refused, Err(RepositoryError::OtherMediaType { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn referrers_come_in_pages_and_go_with_their_manifest() {
+    let world = World::new();
+    let (repository, subject) = (&name("r"), Digest::sha256(b"subject"));
+    let mut digests = Vec::new();
+    for (content, kind) in [("a", "x/sbom"), ("b", "x/sig"), ("c", "x/sbom"), ("d", "x/sbom")] {
+        let annotations = json!({ "of": content }).as_object().unwrap().clone();
+        let (subject, artifact_type) = (Some(subject), Some(kind.to_owned()));
+        let manifest = &Manifest { subject, artifact_type, annotations, ..image() };
+        let digest = Digest::sha256(content.as_bytes());
+        let put = PutManifest { repository, manifest, digest, bytes: content.into(), tags: &[], by: "x" };
+        world.repositories.put_manifest(&put).await.unwrap();
+        digests.push(digest);
+    }
+    let list = async |kind, max_bytes| {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = world.repositories.referrers(repository, &subject, kind, after.as_ref(), max_bytes);
+            let page = page.await.unwrap();
+            found.extend(page.referrers.into_iter().map(|referrer| referrer.digest));
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        found.sort_unstable();
+        found
+    };
+    let sorted = |mut digests: Vec<Digest>| {
+        digests.sort_unstable();
+        digests
+    };
+    assert_eq!(list(None, 1 << 20).await, sorted(digests.clone()));
+    assert_eq!(list(None, 1).await, sorted(digests.clone()));
+    assert_eq!(list(Some("x/sig"), 1).await, [digests[1]]);
+    assert_eq!(list(Some("x/none"), 1).await, []);
+}
+
+#[tokio::test]
+async fn tags_and_repositories_are_listed_in_pages() {
+    let world = World::new();
+    for text in ["b", "a", "a-1", "a.1", "c"] {
+        world.push("r", &[text], "x").await;
+    }
+    world.repositories.delete_tag(&name("r"), &tag("a.1"), "x").await.unwrap();
+    let page = async |after, limit| {
+        let tags = world.repositories.tags(&name("r"), after, limit).await.unwrap();
+        tags.into_iter().map(|(tag, _)| tag.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None, 10).await, ["a", "a-1", "b", "c"]);
+    assert_eq!(page(Some("a"), 2).await, ["a-1", "b"]);
+    assert_eq!(page(Some("aa"), 10).await, ["b", "c"]);
+    assert_eq!(page(Some("c"), 10).await, [""; 0]);
+
+    world.push("team/web", &["1"], "x").await;
+    assert!(world.repositories.exists(&name("team/web")).await.unwrap());
+    assert!(!world.repositories.exists(&name("team")).await.unwrap());
+    assert_eq!(world.repositories.names(None, 10).await.unwrap(), [name("r"), name("team/web")]);
+    assert_eq!(world.repositories.names(Some(&name("r")), 10).await.unwrap(), [name("team/web")]);
+}
