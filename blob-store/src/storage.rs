@@ -73,7 +73,8 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     async fn list(&self, folder: &Key, after: Option<&str>, limit: usize)
     -> Result<Vec<Entry>, StorageError>;
 
-    /// Deletes a key. One that is not there is no error.
+    /// Deletes a key. One that is not there is no error. Once this returns, in either case, a power
+    /// cut does not bring it back.
     ///
     /// # Errors
     ///
@@ -95,7 +96,8 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// [`StorageError::NoSession`] where it is finished, aborted or unknown; [`StorageError::Io`].
     async fn resume(&self, id: SessionId) -> Result<Box<dyn Session>, StorageError>;
 
-    /// Forgets a session and its content. One that is not there is no error.
+    /// Forgets a session and its content. One that is not there is no error. A power cut or
+    /// a disk that fails may bring back a session that was aborted or finished, as an open one.
     ///
     /// # Errors
     ///

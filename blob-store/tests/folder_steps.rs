@@ -19,6 +19,7 @@ const ALLOWED: [(&str, &[&str]); 4] = [
             "fadvise",
             "flock",
             "FlockOperation",
+            "statvfs",
             "FileExt",
             "MetadataExt",
         ],

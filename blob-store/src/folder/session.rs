@@ -122,7 +122,7 @@ impl Session for FolderSession {
 
 pub(super) fn abort(tree: &Tree, id: SessionId) -> Result<(), StorageError> {
     let path = path(tree, id);
-    match tree.steps().remove(&path) {
+    match tree.discard(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(storage_error("remove", &path, error)),
         _ => Ok(()),
     }

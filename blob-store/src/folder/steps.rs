@@ -132,8 +132,8 @@ impl Steps {
         self.step(Step::SyncData { path }, || file.sync_data())
     }
 
-    pub(super) fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        self.step(Step::SyncFolder { path }, || File::open(path)?.sync_all())
+    pub(super) fn sync_folder(&self, folder: &File, path: &Path) -> io::Result<()> {
+        self.step(Step::SyncFolder { path }, || folder.sync_all())
     }
 
     pub(super) fn sync_file_system(&self, path: &Path) -> io::Result<()> {

@@ -126,8 +126,8 @@ impl Tree {
         let path = self.root.join(NEW).join(number.to_string());
         let put = self.write_new(&path, content).and_then(|()| self.publish(&path, key));
         if put.is_err() {
-            // The file has no key; if removing it fails too, the next start does it.
-            let _ = self.steps.remove(&path);
+            // If that fails too, the next start does it.
+            let _ = self.discard(&path);
         }
         put
     }
@@ -137,6 +137,15 @@ impl Tree {
         let written = self.steps.write(&file, path, 0, content);
         written.map_err(|error| storage_error("write", path, error))?;
         self.sync_file(&file, path)
+    }
+
+    /// Removes a file of `.new` or `.sessions` that came to nothing. One that has a key as well stays:
+    /// the key may not be durable, and by this file the next start knows.
+    pub(super) fn discard(&self, path: &Path) -> io::Result<()> {
+        match fs::symlink_metadata(path)?.nlink() {
+            1 => self.steps.remove(path),
+            _ => Ok(()),
+        }
     }
 
     /// Gives the durable content at `from` the name `key`, unless the key is there, and removes
@@ -170,10 +179,12 @@ impl Tree {
         self.check_writable()?;
         let path = self.path(key);
         match self.steps.remove(&path) {
-            Ok(()) => self.sync_folder(path.parent().expect("a key lies in the root or below")),
-            Err(error) if is_absent(&error) => Ok(()),
-            Err(error) => Err(storage_error("delete", &path, error)),
+            Err(error) if !is_absent(&error) => return Err(storage_error("delete", &path, error)),
+            _ => {}
         }
+        // Also where it was gone already: whoever removed it may not have come as far as this.
+        let folder = path.parent().expect("a key lies in the root or below");
+        if folder.is_dir() { self.sync_folder(folder) } else { Ok(()) }
     }
 
     /// True for a file that is not durable yet.
@@ -259,7 +270,9 @@ impl Tree {
 
     pub(super) fn sync_folder(&self, folder: &Path) -> Result<(), StorageError> {
         self.check_writable()?;
-        self.steps.sync_folder(folder).map_err(|error| self.not_durable(folder, error))
+        // That it cannot be opened, perhaps as too many files are open, loses nothing.
+        let opened = File::open(folder).map_err(|error| storage_error("open", folder, error))?;
+        self.steps.sync_folder(&opened, folder).map_err(|error| self.not_durable(folder, error))
     }
 
     fn not_durable(&self, path: &Path, error: io::Error) -> StorageError {
