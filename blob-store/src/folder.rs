@@ -22,13 +22,13 @@
 //! After a failed `fsync` the kernel may have dropped what was to be written and will report success
 //! the next time. So nothing is retried: this process writes no more, and reads go on.
 
+mod listing;
 mod reader;
 mod session;
 mod steps;
 mod tree;
 
-use std::cmp::Ordering;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -43,9 +43,9 @@ use self::steps::Steps;
 pub use self::steps::{Faults, Step};
 use self::tree::Tree;
 use crate::Key;
-use crate::key::component_ok;
 use crate::storage::{
-    ContentStream, Entry, Object, Put, Session, SessionId, SessionInfo, Sharing, Storage, StorageError,
+    ContentStream, Entry, KeyStream, Object, Put, Session, SessionId, SessionInfo, Sharing, Storage,
+    StorageError,
 };
 
 /// A [`Storage`] in a folder. Clones are the same storage.
@@ -218,7 +218,11 @@ impl Storage for FolderStorage {
         limit: usize,
     ) -> Result<Vec<Entry>, StorageError> {
         let (folder, after) = (folder.clone(), after.map(str::to_owned));
-        self.blocking(move |tree| list(tree, &folder, after.as_deref(), limit)).await
+        self.blocking(move |tree| listing::list(tree, &folder, after.as_deref(), limit)).await
+    }
+
+    fn keys_below(&self, folder: &Key) -> KeyStream<'_> {
+        listing::keys_below(Arc::clone(&self.tree), folder)
     }
 
     async fn delete(&self, key: &Key) -> Result<(), StorageError> {
@@ -262,62 +266,5 @@ impl Object for FolderObject {
     fn stream(self: Box<Self>, range: Range<u64>) -> ContentStream {
         assert!(range.start <= range.end && range.end <= self.size_bytes, "{range:?} of {}", self.size_bytes);
         reader::stream(Arc::new(self.file), self.key.to_string(), range, self.buffers)
-    }
-}
-
-fn list(tree: &Tree, folder: &Key, after: Option<&str>, limit: usize) -> Result<Vec<Entry>, StorageError> {
-    let path = tree.path(folder);
-    let failed = |source| StorageError::Io { action: "list", name: folder.to_string(), source };
-    let names = match fs::read_dir(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        names => names.map_err(failed)?,
-    };
-    let mut entries = Vec::new();
-    for name in names {
-        let name = name.map_err(failed)?;
-        // A name that is no part of a key was put here by somebody else and means nothing.
-        let Some(text) = name.file_name().to_str().filter(|name| component_ok(name)).map(str::to_owned)
-        else {
-            continue;
-        };
-        let entry = match name.file_type().map_err(failed)?.is_dir() {
-            true => Entry::Folder(text),
-            false => Entry::Key(text),
-        };
-        if after.is_none_or(|after| order(&entry, &entry_like(&entry, after)).is_gt()) {
-            entries.push(entry);
-        }
-    }
-    entries.sort_by(order);
-    // What is not there yet, and folders that lead to no key, are left out last: it costs a look each.
-    let mut visible = Vec::new();
-    for entry in entries {
-        if visible.len() == limit {
-            break;
-        }
-        let is_visible = match &entry {
-            Entry::Key(name) => !tree.is_hidden(&path.join(name)),
-            Entry::Folder(name) => tree.leads_to_a_key(&path.join(name)).map_err(failed)?,
-        };
-        if is_visible {
-            visible.push(entry);
-        }
-    }
-    Ok(visible)
-}
-
-/// The order in which whole keys sort: a folder's name goes on with `/`.
-fn order(left: &Entry, right: &Entry) -> Ordering {
-    fn bytes(entry: &Entry) -> impl Iterator<Item = u8> + '_ {
-        let end = if matches!(entry, Entry::Folder(_)) { "/" } else { "" };
-        entry.name().bytes().chain(end.bytes())
-    }
-    bytes(left).cmp(bytes(right))
-}
-
-fn entry_like(entry: &Entry, name: &str) -> Entry {
-    match entry {
-        Entry::Key(_) => Entry::Key(name.to_owned()),
-        Entry::Folder(_) => Entry::Folder(name.to_owned()),
     }
 }

@@ -20,6 +20,6 @@ pub use local::{
 };
 pub use memory::MemoryStorage;
 pub use storage::{
-    ContentStream, Entry, Object, Put, Session, SessionId, SessionInfo, Sharing, Storage, StorageError,
-    read_whole,
+    ContentStream, Entry, KeyStream, Object, Put, Session, SessionId, SessionInfo, Sharing, Storage,
+    StorageError, read_whole,
 };

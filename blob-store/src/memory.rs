@@ -11,7 +11,8 @@ use futures_util::{StreamExt, stream};
 
 use crate::Key;
 use crate::storage::{
-    ContentStream, Entry, Object, Put, Session, SessionId, SessionInfo, Sharing, Storage, StorageError,
+    ContentStream, Entry, KeyStream, Object, Put, Session, SessionId, SessionInfo, Sharing, Storage,
+    StorageError,
 };
 
 /// A [`Storage`] in memory. Clones are the same storage.
@@ -104,6 +105,13 @@ impl Storage for MemoryStorage {
             }
         }
         Ok(entries)
+    }
+
+    fn keys_below(&self, folder: &Key) -> KeyStream<'_> {
+        let prefix = format!("{folder}/");
+        let keys =
+            self.state().keys.keys().filter(|key| key.as_str().starts_with(&prefix)).cloned().collect();
+        stream::iter::<Vec<Key>>(keys).map(Ok).boxed()
     }
 
     async fn delete(&self, key: &Key) -> Result<(), StorageError> {

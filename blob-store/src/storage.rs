@@ -73,6 +73,14 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     async fn list(&self, folder: &Key, after: Option<&str>, limit: usize)
     -> Result<Vec<Entry>, StorageError>;
 
+    /// All keys below `folder`, in ascending byte order. A key that is put or deleted meanwhile may be
+    /// among them or not; all others are.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Io`], as the last item.
+    fn keys_below(&self, folder: &Key) -> KeyStream<'_>;
+
     /// Deletes a key. One that is not there is no error. Once this returns, in either case, a power
     /// cut does not bring it back.
     ///
@@ -129,6 +137,9 @@ pub trait Object: fmt::Debug + Send + Sync {
 
 /// Content that arrives in pieces, in order.
 pub type ContentStream = BoxStream<'static, Result<Bytes, StorageError>>;
+
+/// Keys that are found one after the other.
+pub type KeyStream<'a> = BoxStream<'a, Result<Key, StorageError>>;
 
 /// Content that is being appended to and is not a key yet.
 #[async_trait]

@@ -75,6 +75,26 @@ fn a_folder_of_keys_is_no_key() {
 }
 
 #[test]
+fn all_keys_below_a_folder_are_found_in_order() {
+    on_each_backend(async |storage| {
+        let mut names =
+            ["a/b", "a/b-c", "a/b/x", "a/b/y/z", "a-b/c", "a/c", "b/d"].map(str::to_owned).to_vec();
+        names.extend((0..1500).map(|number| format!("a/many/{number}")));
+        for name in &names {
+            put(&*storage, name, "").await;
+        }
+        names.retain(|name| name.starts_with("a/"));
+        names.sort();
+        let found: Vec<Key> = storage.keys_below(&key("a")).try_collect().await.unwrap();
+        assert_eq!(found.iter().map(Key::as_str).collect::<Vec<_>>(), names);
+        let below: Vec<Key> = storage.keys_below(&key("a/b/y")).try_collect().await.unwrap();
+        assert_eq!(below, [key("a/b/y/z")]);
+        let none: Vec<Key> = storage.keys_below(&key("none")).try_collect().await.unwrap();
+        assert_eq!(none, []);
+    });
+}
+
+#[test]
 fn of_many_writers_of_one_key_exactly_one_creates_it() {
     on_each_backend(async |storage| {
         for round in 0..20 {
