@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use blob_store::FolderStorage;
 use registry::{Event, Exposure, Limits, Observer, ServeError, Server, ServerConfig};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::context::Context;
@@ -37,6 +38,7 @@ pub(super) fn run(context: &Context, args: ServeArgs) -> Result<(), CommandError
 }
 
 async fn serve(context: &Context, args: ServeArgs) -> Result<(), CommandError> {
+    allow_many_connections();
     let data = args.data.unwrap_or_else(|| context.home.join("registry"));
     let storage = FolderStorage::open(&data).or_exit(Exit::Failed)?;
     let exposure = match args.without_tls_and_users {
@@ -66,6 +68,13 @@ async fn serve(context: &Context, args: ServeArgs) -> Result<(), CommandError> {
         })
         .await;
     Ok(())
+}
+
+/// Lets this process have as many files open as it may. The usual 1024 are fewer than the connections that are accepted; what
+/// cannot be raised is found out when it is used up, and then said.
+fn allow_many_connections() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Says on stderr what an operator should know.
