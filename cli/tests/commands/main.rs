@@ -13,6 +13,7 @@ mod export;
 mod help;
 mod import;
 mod import_ovf;
+mod interop;
 mod nbd;
 mod pack;
 mod run;

@@ -19,6 +19,8 @@ struct State {
     registry: String,
     /// Bytes that have come from the registry.
     carried: u64,
+    /// Bytes that have gone to a registry.
+    sent: u64,
     cut: Option<(u64, OnCut)>,
 }
 
@@ -33,7 +35,7 @@ impl Cable {
     pub(crate) fn to(registry: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let state = State { registry: registry.to_owned(), carried: 0, cut: None };
+        let state = State { registry: registry.to_owned(), carried: 0, sent: 0, cut: None };
         let cable = Self { address, state: Arc::new(Mutex::new(state)) };
         let relay = cable.clone();
         thread::spawn(move || listener.incoming().flatten().for_each(|client| relay.connect(client)));
@@ -58,13 +60,25 @@ impl Cable {
         self.state.lock().unwrap().carried
     }
 
+    /// Bytes that have gone to the registry, and to those before it.
+    pub(crate) fn sent(&self) -> u64 {
+        self.state.lock().unwrap().sent
+    }
+
     fn connect(&self, client: TcpStream) {
         let registry = self.state.lock().unwrap().registry.clone();
         // Nobody there: the client sees its connection end.
         let Ok(registry) = TcpStream::connect(registry) else { return };
         let (mut requests, mut to_registry) = (client.try_clone().unwrap(), registry.try_clone().unwrap());
+        let cable = self.clone();
         thread::spawn(move || {
-            let _ = std::io::copy(&mut requests, &mut to_registry);
+            let mut piece = [0; 16 << 10];
+            while let Ok(read @ 1..) = requests.read(&mut piece) {
+                cable.state.lock().unwrap().sent += read as u64;
+                if to_registry.write_all(&piece[..read]).is_err() {
+                    break;
+                }
+            }
             let _ = to_registry.shutdown(Shutdown::Write);
         });
         let cable = self.clone();
