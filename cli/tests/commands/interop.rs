@@ -3,6 +3,8 @@
 //! skopeo, podman, buildah and umoci are Debian's. Which versions were tried, and how each is told of a
 //! registry, is written in docs/interop.md.
 
+mod appliances;
+mod artifacts;
 mod images;
 mod indexes;
 mod machine;
@@ -38,5 +40,12 @@ impl Served {
         let before = self.cable.sent();
         let done = work();
         (done, self.cable.sent() - before)
+    }
+
+    /// How many bytes come from it during `work`.
+    fn carried_by<T>(&self, work: impl FnOnce() -> T) -> (T, u64) {
+        let before = self.cable.carried();
+        let done = work();
+        (done, self.cable.carried() - before)
     }
 }

@@ -138,7 +138,8 @@ impl Drop for Machine {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for program in self.programs {
-                eprintln!("with {}", self.run(&format!("{program} --version")).stdout.trim_end());
+                let version = self.run(&format!("{program} --version")).stdout;
+                eprintln!("with {}", version.lines().next().unwrap_or(program));
             }
         }
     }
