@@ -31,6 +31,12 @@ pub(crate) fn runtime() -> PathBuf {
     }
 }
 
+/// Where a service manager wants to be told that a service is ready: a path, or an abstract name behind an
+/// `@`. Source: systemd's `sd_notify(3)`.
+pub(crate) fn notify_socket() -> Option<OsString> {
+    std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty())
+}
+
 /// docker's `config.json`.
 pub(crate) fn docker_config() -> Option<PathBuf> {
     let folder = absolute(DOCKER_CONFIG).or_else(|| Some(absolute("HOME")?.join(".docker")))?;

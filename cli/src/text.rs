@@ -47,9 +47,9 @@ fn join<'a>(reasons: impl Iterator<Item = &'a (dyn std::error::Error + 'static)>
     message
 }
 
-/// Says something to the person at the terminal: on stderr.
+/// Says something to the person at the terminal: on stderr. That nobody listens any more is no error.
 pub(crate) fn say(message: impl Display) {
-    eprintln!("{message}");
+    let _ = writeln!(std::io::stderr(), "{message}");
 }
 
 /// Prints a result: on stdout, for pipes. A reader that has gone away is none of our errors.

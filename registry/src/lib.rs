@@ -25,6 +25,7 @@ mod random;
 mod range;
 mod repository;
 mod route;
+mod rules;
 mod server;
 mod tls;
 mod upload;
@@ -32,5 +33,6 @@ mod uploads;
 
 pub use event::{Event, Observer};
 pub use exchange::Exchange;
-pub use server::{Exposure, Limits, ServeError, Server, ServerConfig};
+pub use rules::{Pattern, Rule, Rules};
+pub use server::{Exposure, Garbage, Limits, ServeError, Server, ServerConfig};
 pub use tls::{Tls, TlsError};

@@ -35,6 +35,7 @@ use crate::operations::Operations;
 use crate::peers::{Peers, TooMany};
 use crate::random;
 use crate::repository::Repositories;
+use crate::rules::Rules;
 use crate::tls::Tls;
 use crate::uploads::{UploadLimits, Uploads};
 
@@ -51,18 +52,42 @@ pub struct ServerConfig {
     pub operations: Option<SocketAddr>,
     /// What clients may use.
     pub limits: Limits,
+    /// What the operator rules for repositories.
+    pub rules: Rules,
+    /// When what nothing refers to is deleted.
+    pub garbage: Garbage,
+    /// `https://HOST[:PORT]` as clients reach the server, where that is not what they say themselves.
+    pub public_url: Option<String>,
+    /// Prefixes of the repositories that may be pulled from without a user; an empty one is all.
+    pub anonymous_pull: Vec<String>,
     /// Who is told what went wrong.
     pub observer: Arc<dyn Observer>,
 }
 
-/// Who may be able to connect to a server that knows no users and speaks no TLS.
+/// Who may be able to connect to a server that lacks TLS or users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exposure {
-    /// Processes of this machine. Another address than a loopback one is refused.
+    /// Processes of this machine. Another address than a loopback one needs TLS and users.
     LoopbackOnly,
     /// Whoever reaches the address: they may read and replace everything, and so may everybody
     /// between them and the server.
     AnyoneWithoutTls,
+}
+
+/// When what nothing refers to is deleted.
+#[derive(Debug, Clone, Copy)]
+pub struct Garbage {
+    /// Nothing that was pushed, mounted or asked for within this time is deleted.
+    pub grace: Duration,
+    /// How often the server looks; `None` if only when it is told to.
+    pub interval: Option<Duration>,
+}
+
+impl Default for Garbage {
+    fn default() -> Self {
+        let day = Duration::from_secs(24 * 60 * 60);
+        Self { grace: day, interval: Some(day) }
+    }
 }
 
 /// What clients may use. [`Limits::default`] suits a team's server.
@@ -71,7 +96,9 @@ pub struct Limits {
     /// Connections at a time; further ones wait to be accepted.
     pub connections: usize,
     /// Connections at a time from one address, or one /64 network of IPv6; further ones are closed.
-    pub connections_per_address: usize,
+    /// Unless this is said, 1024 where other machines can connect, and any number where they cannot: a
+    /// proxy on this machine speaks for many.
+    pub connections_per_address: Option<usize>,
     /// Within this time TLS must have come about.
     pub handshake_timeout: Duration,
     /// Within this time a request's head must have arrived, on a new connection and after the
@@ -104,7 +131,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 16 << 10,
-            connections_per_address: 1024,
+            connections_per_address: None,
             handshake_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(30),
             head_bytes: 32 << 10,
@@ -127,12 +154,14 @@ impl Default for Limits {
 pub enum ServeError {
     /// The address is open to other machines, and nobody said that this is meant.
     #[error(
-        "{listen} can be reached from other machines, and without users and TLS everybody there could \
-         replace everything; a loopback address such as 127.0.0.1 is wanted"
+        "{listen} can be reached from other machines, and there is no {missing}; TLS and users are wanted, \
+         or a loopback address such as 127.0.0.1"
     )]
     NotLoopback {
         /// The address.
         listen: SocketAddr,
+        /// What is missing.
+        missing: &'static str,
     },
     /// The address cannot be listened on.
     #[error("cannot listen on {listen}")]
@@ -175,6 +204,8 @@ struct Front {
     is_draining: watch::Receiver<bool>,
 }
 
+/// Connections that an address may have where other machines can connect.
+const CONNECTIONS_PER_ADDRESS: usize = 1024;
 /// How often abandoned uploads are looked for, at most and at least.
 const EXPIRY_PERIOD: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60 * 60));
 /// How long to wait after a connection could not be accepted: time for others to end.
@@ -191,8 +222,8 @@ impl Server {
     ///
     /// [`ServeError`]; nothing listens then.
     pub async fn bind(config: ServerConfig, storage: Arc<dyn Storage>) -> Result<Self, ServeError> {
-        let ServerConfig { listen, exposure, tls, operations, limits, observer } = config;
-        check_exposure(listen, exposure)?;
+        let ServerConfig { listen, exposure, tls, operations, limits, observer, .. } = config;
+        check_exposure(listen, exposure, tls.is_some(), false)?;
         check_layout(&*storage).await?;
         let failed = |listen| move |source| ServeError::Listen { listen, source };
         let listener = TcpListener::bind(listen).await.map_err(failed(listen))?;
@@ -259,18 +290,31 @@ fn service(storage: Arc<dyn Storage>, limits: Limits, observer: Arc<dyn Observer
     Service { repositories, uploads, pace, uri_bytes: limits.uri_bytes, observer }
 }
 
-/// Whether this server may listen there.
-fn check_exposure(listen: SocketAddr, exposure: Exposure) -> Result<(), ServeError> {
-    match exposure {
-        Exposure::LoopbackOnly if !listen.ip().is_loopback() => Err(ServeError::NotLoopback { listen }),
-        _ => Ok(()),
+/// Whether a server may listen there.
+fn check_exposure(
+    listen: SocketAddr,
+    exposure: Exposure,
+    has_tls: bool,
+    has_users: bool,
+) -> Result<(), ServeError> {
+    if exposure == Exposure::AnyoneWithoutTls || listen.ip().is_loopback() {
+        return Ok(());
+    }
+    match (has_tls, has_users) {
+        (true, true) => Ok(()),
+        (true, false) => Err(ServeError::NotLoopback { listen, missing: "user" }),
+        (false, true) => Err(ServeError::NotLoopback { listen, missing: "TLS" }),
+        (false, false) => Err(ServeError::NotLoopback { listen, missing: "TLS and no user" }),
     }
 }
 
 /// Accepts connections for ever.
 async fn accept(listener: &TcpListener, front: &Arc<Front>, graceful: &GracefulShutdown) {
     let connections = Arc::new(Semaphore::new(front.limits.connections));
-    let peers = Peers::new(front.limits.connections_per_address);
+    let is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+    let usual = if is_local { usize::MAX } else { CONNECTIONS_PER_ADDRESS };
+    let limit = front.limits.connections_per_address.unwrap_or(usual);
+    let peers = Peers::new(limit);
     let observer = &front.service.observer;
     loop {
         let permit = Arc::clone(&connections).acquire_owned().await;
@@ -286,7 +330,6 @@ async fn accept(listener: &TcpListener, front: &Arc<Front>, graceful: &GracefulS
         let peer = match peers.enter(from.ip()) {
             Ok(peer) => peer,
             Err(TooMany { address, is_news }) => {
-                let limit = front.limits.connections_per_address;
                 observer.observe(&Event::ConnectionRefused { peer: address, limit, is_news });
                 continue;
             }

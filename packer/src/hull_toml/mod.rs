@@ -25,12 +25,14 @@ use appliance::{
     Policy, Volume,
 };
 use formats::image::Format;
+use toml::Spanned;
 use toml::de::DeTable;
 
 pub use units::size as parse_size;
 pub use write::{Remarks, Subject, Unwritable};
 
-use section::{Item, Places, Section, Text};
+pub use section::{Item, Section};
+use section::{Places, Text};
 
 /// A `hull.toml`, read and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,6 +147,33 @@ pub enum Problem {
     Config(#[from] ConfigError),
 }
 
+/// Reads another document of ours the way a `hull.toml` is read: `read` takes its keys one by one, and a
+/// key that it did not ask for is an error.
+///
+/// # Errors
+///
+/// The first thing that is wrong, in the text or in the eyes of `read`.
+pub fn read_document<T>(
+    text: &str,
+    read: impl FnOnce(&Section<'_>) -> Result<T, HullTomlError>,
+) -> Result<T, HullTomlError> {
+    let places = Places::default();
+    let source = Text::new(text, &places);
+    let table = table(source, text)?;
+    let document = Section::document(source, &table);
+    let value = read(&document)?;
+    document.finish()?;
+    Ok(value)
+}
+
+/// The tables and values of a document.
+fn table<'t>(source: Text<'_>, text: &'t str) -> Result<Spanned<DeTable<'t>>, HullTomlError> {
+    DeTable::parse(text).map_err(|error| {
+        let problem = Problem::Syntax(error.message().escape_debug().to_string());
+        source.error(error.span().unwrap_or(0..0), problem)
+    })
+}
+
 impl HullToml {
     /// Reads the text of a `hull.toml`.
     ///
@@ -154,10 +183,7 @@ impl HullToml {
     pub fn parse(text: &str) -> Result<Self, HullTomlError> {
         let places = Places::default();
         let source = Text::new(text, &places);
-        let table = DeTable::parse(text).map_err(|error| {
-            let problem = Problem::Syntax(error.message().escape_debug().to_string());
-            source.error(error.span().unwrap_or(0..0), problem)
-        })?;
+        let table = table(source, text)?;
         let read = Reader::default().read(Section::document(source, &table))?;
         read.check(source)?;
         Ok(read)

@@ -69,7 +69,7 @@ impl<'t> Text<'t> {
 
 /// A table whose keys are taken one by one.
 #[derive(Debug)]
-pub(super) struct Section<'t> {
+pub struct Section<'t> {
     text: Text<'t>,
     /// As in the header, such as `firewall.ingress`; empty for the document itself.
     name: String,
@@ -80,7 +80,7 @@ pub(super) struct Section<'t> {
 
 /// A value, and the key that it stands under.
 #[derive(Debug)]
-pub(super) struct Item<'t> {
+pub struct Item<'t> {
     text: Text<'t>,
     /// The key's full name, such as `machine.memory`.
     key: String,
@@ -108,23 +108,35 @@ impl<'t> Section<'t> {
     }
 
     /// The value under `key`, if it is there.
-    pub(super) fn get(&self, key: &'static str) -> Option<Item<'t>> {
+    pub fn get(&self, key: &'static str) -> Option<Item<'t>> {
         self.asked.borrow_mut().push(key);
         self.table.get(key).map(|value| self.item(key, value))
     }
 
     /// The value under `key`, which must be there.
-    pub(super) fn need(&self, key: &'static str) -> Result<Item<'t>, HullTomlError> {
+    ///
+    /// # Errors
+    ///
+    /// It is not there.
+    pub fn need(&self, key: &'static str) -> Result<Item<'t>, HullTomlError> {
         self.get(key).ok_or_else(|| self.missing(key))
     }
 
     /// The table under `key`, if it is there.
-    pub(super) fn section(&self, key: &'static str) -> Result<Option<Section<'t>>, HullTomlError> {
+    ///
+    /// # Errors
+    ///
+    /// The value is no table.
+    pub fn section(&self, key: &'static str) -> Result<Option<Section<'t>>, HullTomlError> {
         self.get(key).map(|item| item.section()).transpose()
     }
 
     /// The tables of the array under `key`, none if it is not there.
-    pub(super) fn sections(&self, key: &'static str) -> Result<Vec<Section<'t>>, HullTomlError> {
+    ///
+    /// # Errors
+    ///
+    /// The value is no array of tables.
+    pub fn sections(&self, key: &'static str) -> Result<Vec<Section<'t>>, HullTomlError> {
         self.get(key)
             .map_or(Ok(Vec::new()), |item| item.items()?.into_iter().map(|item| item.section()).collect())
     }
@@ -141,7 +153,11 @@ impl<'t> Section<'t> {
     }
 
     /// Ends the table: a key that nobody asked for is an error.
-    pub(super) fn finish(self) -> Result<(), HullTomlError> {
+    ///
+    /// # Errors
+    ///
+    /// That key, and the one that is nearest to it.
+    pub fn finish(self) -> Result<(), HullTomlError> {
         let mut asked = self.asked.into_inner();
         asked.sort_unstable();
         asked.dedup();
@@ -181,7 +197,11 @@ impl<'t> Section<'t> {
 
 impl<'t> Item<'t> {
     /// The value as a table.
-    pub(super) fn section(&self) -> Result<Section<'t>, HullTomlError> {
+    ///
+    /// # Errors
+    ///
+    /// It is none.
+    pub fn section(&self) -> Result<Section<'t>, HullTomlError> {
         match self.value.get_ref().as_table() {
             Some(table) => Ok(Section {
                 text: self.text,
@@ -195,7 +215,11 @@ impl<'t> Item<'t> {
     }
 
     /// The value as an array.
-    pub(super) fn items(&self) -> Result<Vec<Item<'t>>, HullTomlError> {
+    ///
+    /// # Errors
+    ///
+    /// It is none.
+    pub fn items(&self) -> Result<Vec<Item<'t>>, HullTomlError> {
         let array = self.value.get_ref().as_array().ok_or_else(|| self.wrong_type("an array"))?;
         Ok(array.iter().map(|value| Item { text: self.text, key: self.key.clone(), value }).collect())
     }
@@ -211,17 +235,29 @@ impl<'t> Item<'t> {
     }
 
     /// The value as text.
-    pub(super) fn text(&self) -> Result<&'t str, HullTomlError> {
+    ///
+    /// # Errors
+    ///
+    /// It is none.
+    pub fn text(&self) -> Result<&'t str, HullTomlError> {
         self.value.get_ref().as_str().ok_or_else(|| self.wrong_type("a string"))
     }
 
     /// The value as true or false.
-    pub(super) fn flag(&self) -> Result<bool, HullTomlError> {
+    ///
+    /// # Errors
+    ///
+    /// It is neither.
+    pub fn flag(&self) -> Result<bool, HullTomlError> {
         self.value.get_ref().as_bool().ok_or_else(|| self.wrong_type("true or false"))
     }
 
     /// The value as a whole number within `range`.
-    pub(super) fn number<N>(&self, range: RangeInclusive<N>) -> Result<N, HullTomlError>
+    ///
+    /// # Errors
+    ///
+    /// It is none, or lies outside.
+    pub fn number<N>(&self, range: RangeInclusive<N>) -> Result<N, HullTomlError>
     where
         N: TryFrom<i128> + PartialOrd + std::fmt::Display,
     {
@@ -246,7 +282,11 @@ impl<'t> Item<'t> {
     }
 
     /// The value that one of the listed words stands for.
-    pub(super) fn choice<T: Copy>(&self, words: &[(&'static str, T)]) -> Result<T, HullTomlError> {
+    ///
+    /// # Errors
+    ///
+    /// It is none of them.
+    pub fn choice<T: Copy>(&self, words: &[(&'static str, T)]) -> Result<T, HullTomlError> {
         let text = self.text()?;
         words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
             let words: Vec<_> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
@@ -263,7 +303,11 @@ impl<'t> Item<'t> {
     }
 
     /// What `read` makes of the value's text; `wanted` says what it accepts.
-    pub(super) fn read<T>(
+    ///
+    /// # Errors
+    ///
+    /// The value is no text, or `read` gives `None`.
+    pub fn read<T>(
         &self,
         read: impl FnOnce(&str) -> Option<T>,
         wanted: &'static str,
@@ -284,7 +328,7 @@ impl<'t> Item<'t> {
     }
 
     /// An error about this value.
-    pub(super) fn error(&self, problem: Problem) -> HullTomlError {
+    pub fn error(&self, problem: Problem) -> HullTomlError {
         self.text.error(self.value.span(), problem)
     }
 

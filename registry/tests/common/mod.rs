@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use appliance::Digest;
 use blob_store::{MemoryStorage, Storage};
-use registry::{Event, Exposure, Limits, Observer, Server, ServerConfig};
+use registry::{Event, Exposure, Garbage, Limits, Observer, Rules, Server, ServerConfig};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -105,7 +105,18 @@ impl Drop for Registry {
 pub(crate) fn config(listen: &str, limits: Limits, observer: Arc<dyn Observer>) -> ServerConfig {
     let listen = listen.parse().unwrap();
     let exposure = Exposure::LoopbackOnly;
-    ServerConfig { listen, exposure, tls: None, operations: None, limits, observer }
+    ServerConfig {
+        listen,
+        exposure,
+        tls: None,
+        operations: None,
+        limits,
+        rules: Rules::default(),
+        garbage: Garbage::default(),
+        public_url: None,
+        anonymous_pull: Vec::new(),
+        observer,
+    }
 }
 
 /// One connection, made anew when the server has closed it.

@@ -1,6 +1,10 @@
-//! `registry`: a registry of one's own. One file per subcommand.
+//! `registry`: a registry of one's own. One file per subcommand; `config`, `log` and `tls_files` are
+//! what they share.
 
+mod config;
+mod log;
 mod serve;
+mod tls_files;
 
 use clap::Subcommand;
 

@@ -1,110 +1,197 @@
 //! `registry serve`: the server, until it is told to stop.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use blob_store::FolderStorage;
-use registry::{Event, Exposure, Limits, Observer, ServeError, Server, ServerConfig};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use registry::{Exposure, ServeError, Server, ServerConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::config::{Config, LogFormat, TlsPaths};
+use super::log::{Level, Log};
+use super::tls_files::TlsFiles;
 use crate::context::Context;
+use crate::environment;
 use crate::error::{CommandError, Exit, OrExit as _};
-use crate::text::{self, plain};
+use crate::text;
 use crate::transfer::block_on;
 
 /// Serve a registry from a folder until interrupted
 ///
-/// Any OCI client can push to it and pull from it. What it acknowledges is on disk.
+/// Any OCI client can push to it and pull from it. What it acknowledges is on disk. SIGTERM and SIGINT
+/// let requests under way end; a second one does not wait. SIGHUP reads the certificate again.
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArgs {
+    /// Read more settings from this file; what is said here comes first
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The folder that holds everything [default: HULL_HOME/registry]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Where to listen; port 0 takes a free one
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:5000")]
-    listen: SocketAddr,
+    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:5000]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+    /// Speak TLS with this certificate: PEM, those of the authorities in between behind it
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// The key of that certificate: PEM
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
     /// Listen beyond this machine all the same: whoever reaches the address can read and replace everything
     #[arg(long)]
     without_tls_and_users: bool,
-    /// The largest blob, in GiB
-    #[arg(long, value_name = "GIB", default_value_t = 1024)]
-    max_blob: u64,
+    /// Answer /livez, /readyz and /metrics there; without TLS and users
+    #[arg(long, value_name = "ADDR:PORT")]
+    operations: Option<SocketAddr>,
+    /// The largest blob, in GiB [default: 1024]
+    #[arg(long, value_name = "GIB")]
+    max_blob: Option<u64>,
+    /// How the log on stderr is written [default: text]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// Log each request, which JSON does anyway
+    #[arg(long, short)]
+    verbose: bool,
 }
+
+/// Where the server listens unless it is told.
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5000);
+/// Files that are open beside those of connections.
+const OTHER_FILES: u64 = 32;
 
 pub(super) fn run(context: &Context, args: ServeArgs) -> Result<(), CommandError> {
-    block_on(serve(context, args))?
+    let config = args.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+    let log = Arc::new(Log::new(args.log_format.or(config.log).unwrap_or(LogFormat::Text), args.verbose));
+    let served = block_on(serve(context, args, config, Arc::clone(&log)));
+    log.finish();
+    served?
 }
 
-async fn serve(context: &Context, args: ServeArgs) -> Result<(), CommandError> {
-    allow_many_connections();
-    let data = args.data.unwrap_or_else(|| context.home.join("registry"));
+async fn serve(
+    context: &Context,
+    args: ServeArgs,
+    mut config: Config,
+    log: Arc<Log>,
+) -> Result<(), CommandError> {
+    if let Some(gib) = args.max_blob {
+        config.limits.blob_bytes = gib.saturating_mul(1 << 30);
+    }
+    limit_connections(&mut config, &log)?;
+    let data = args.data.or(config.data).unwrap_or_else(|| context.home.join("registry"));
+    let by_flags = args.tls_certificate.zip(args.tls_key);
+    let by_flags = by_flags.map(|(certificate, key)| TlsPaths { certificate, key });
+    let tls = by_flags.or(config.tls).map(TlsFiles::open).transpose();
+    let tls = tls.map_err(|error| CommandError { exit: Exit::Failed, error, hint: None })?;
+    let server_config = ServerConfig {
+        listen: args.listen.or(config.listen).unwrap_or(LISTEN),
+        exposure: match args.without_tls_and_users {
+            true => Exposure::AnyoneWithoutTls,
+            false => Exposure::LoopbackOnly,
+        },
+        tls: tls.as_ref().map(TlsFiles::tls),
+        operations: args.operations.or(config.operations),
+        limits: config.limits,
+        rules: config.rules,
+        garbage: config.garbage,
+        public_url: config.public_url,
+        anonymous_pull: config.anonymous_pull,
+        observer: Arc::clone(&log) as _,
+    };
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let storage = FolderStorage::open(&data).or_exit(Exit::Failed)?;
-    let exposure = match args.without_tls_and_users {
-        true => Exposure::AnyoneWithoutTls,
-        false => Exposure::LoopbackOnly,
-    };
-    let config = ServerConfig {
-        listen: args.listen,
-        exposure,
-        tls: None,
-        operations: None,
-        limits: Limits { blob_bytes: args.max_blob.saturating_mul(1 << 30), ..Limits::default() },
-        observer: Arc::new(Log),
-    };
-    let server = Server::bind(config, Arc::new(storage)).await?;
+    let server = Server::bind(server_config, Arc::new(storage)).await?;
+    if tls.is_some() || args.config.is_some() {
+        // Else a terminal that is closed ends the server, as it ends anything.
+        let hangup = signal(SignalKind::hangup())?;
+        if let Some(files) = tls {
+            tokio::spawn(files.watch(hangup, Arc::clone(&log)));
+        }
+    }
+    let stopped = stop_signals(Arc::clone(&log))?;
+    text::result(server.local_addr());
+    log.say(Level::Info, format_args!("Serving {} at {scheme}://{}", data.display(), server.local_addr()));
+    if let Some(operations) = server.operations_addr() {
+        text::result(operations);
+        log.say(Level::Info, format_args!("Probes and counters are at http://{operations}/metrics"));
+    }
+    tell_service_manager("READY=1", &log);
+    server.run(stopped).await;
+    Ok(())
+}
+
+/// Done at the first SIGTERM or SIGINT. The second one ends the process, whatever it does: nothing that
+/// was acknowledged depends on how it ends.
+fn stop_signals(log: Arc<Log>) -> Result<impl Future<Output = ()>, CommandError> {
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
-    text::result(server.local_addr());
-    text::say(format_args!("Serving {} at http://{}", data.display(), server.local_addr()));
-    server
-        .run(async move {
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let mut next = async || {
             tokio::select! {
                 _ = terminated.recv() => {}
                 _ = interrupted.recv() => {}
             }
-            text::say("Stopping; requests under way are answered first.");
-        })
-        .await;
+        };
+        next().await;
+        tell_service_manager("STOPPING=1", &log);
+        log.say(Level::Info, "Stopping; requests under way are answered first.");
+        // The server may have ended by itself.
+        let _ = stop.send(());
+        next().await;
+        log.say(Level::Warning, "Stopped; requests under way are cut off.");
+        log.finish();
+        std::process::exit(Exit::Failed.code().into());
+    });
+    Ok(async {
+        let _ = stopped.await;
+    })
+}
+
+/// Raises the limit on open files as far as it goes, and lets in no more connections than it allows:
+/// each has a socket, and a file that it reads or writes.
+fn limit_connections(config: &mut Config, log: &Log) -> Result<(), CommandError> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).or_exit(Exit::Failed)?;
+    }
+    let Some(files) = maximum else { return Ok(()) };
+    let most = (files.saturating_sub(OTHER_FILES) / 2).max(1);
+    let limit = &mut config.limits.connections;
+    if *limit as u64 > most {
+        *limit = most as usize;
+        let message = format_args!("{most} connections at a time: {files} files may be open").to_string();
+        log.say(Level::Warning, message);
+    }
     Ok(())
 }
 
-/// Lets this process have as many files open as it may. The usual 1024 are fewer than the connections that are accepted; what
-/// cannot be raised is found out when it is used up, and then said.
-fn allow_many_connections() {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
-}
-
-/// Says on stderr what an operator should know.
-#[derive(Debug)]
-struct Log;
-
-impl Observer for Log {
-    fn observe(&self, event: &Event<'_>) {
-        match event {
-            Event::RequestFailed { request, error } => {
-                let (method, path) = (request.method(), request.path());
-                text::say(format_args!("{method} {} failed: {}", plain(&path), text::chain_of(*error)));
-            }
-            Event::AcceptFailed { error } => text::say(format_args!("cannot accept a connection: {error}")),
-            Event::UploadsExpired { count } => {
-                text::say(format_args!("{} forgotten", text::count(*count as u64, "abandoned upload")));
-            }
-            Event::ExpiryFailed { error } => {
-                text::say(format_args!("cannot look for abandoned uploads: {}", text::chain_of(*error)));
-            }
-            _ => {}
-        }
+/// Tells the service manager how the service is, if there is one that wants to know.
+///
+/// Source: systemd's `sd_notify(3)`.
+fn tell_service_manager(state: &str, log: &Log) {
+    let Some(socket) = environment::notify_socket() else { return };
+    let address = match socket.as_bytes().strip_prefix(b"@") {
+        Some(name) => UnixAddr::from_abstract_name(name),
+        None => UnixAddr::from_pathname(&socket),
+    };
+    let told = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    if let Err(error) = told {
+        log.say(Level::Warning, format_args!("cannot tell the service manager {state}: {error}"));
     }
 }
 
 impl From<ServeError> for CommandError {
     fn from(error: ServeError) -> Self {
         match error {
-            ServeError::NotLoopback { .. } => Self::from_error(Exit::Usage, error)
-                .hint("put it behind a proxy with TLS and users, or say `--without-tls-and-users`"),
+            ServeError::NotLoopback { .. } => Self::from_error(Exit::Usage, error).hint(
+                "`--tls-certificate` and `--tls-key` switch TLS on; or put it behind a proxy with TLS and users, \
+                 or say `--without-tls-and-users`",
+            ),
             ServeError::Listen { .. } => Self::from_error(Exit::Failed, error)
                 .hint("another program may listen there; choose another port"),
             error => Self::from_error(Exit::Failed, error),

@@ -1,0 +1,336 @@
+//! `registry.toml`: how a registry is served, for those who keep that in a file.
+//!
+//! Every key is optional, and one that does not exist is an error with its place. What the command
+//! line says comes first. Paths are relative to the file's folder. Secrets do not belong here: S3's
+//! credentials come from the environment.
+//!
+//! The keys are documented, one by one, in `docs/registry.md`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use packer::hull_toml::{HullTomlError, Item, Section, parse_size, read_document};
+use registry::{Garbage, Limits, Pattern, Rule, Rules};
+
+use crate::error::{CommandError, Exit};
+
+/// What a `registry.toml` says.
+#[derive(Debug, Default)]
+pub(super) struct Config {
+    pub(super) listen: Option<SocketAddr>,
+    pub(super) data: Option<PathBuf>,
+    pub(super) public_url: Option<String>,
+    pub(super) tls: Option<TlsPaths>,
+    pub(super) operations: Option<SocketAddr>,
+    pub(super) anonymous_pull: Vec<String>,
+    pub(super) limits: Limits,
+    pub(super) garbage: Garbage,
+    pub(super) rules: Rules,
+    pub(super) log: Option<LogFormat>,
+}
+
+/// Where a certificate and its key are. Both are PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TlsPaths {
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum LogFormat {
+    /// What went wrong, in sentences
+    Text,
+    /// Every request, an object on each line
+    Json,
+}
+
+impl Config {
+    /// Reads the file at `path`.
+    pub(super) fn read(path: &Path) -> Result<Self, CommandError> {
+        let named = path.display();
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read `{named}`"))
+            .map_err(|error| CommandError { exit: Exit::Usage, error, hint: None })
+            .map_err(|error| error.hint("`--config` names a registry.toml"))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::parse(&text, folder)
+            .with_context(|| format!("`{named}` cannot be used"))
+            .map_err(|error| CommandError { exit: Exit::Usage, error, hint: None })
+            .map_err(|error| error.hint("docs/registry.md lists the keys"))
+    }
+
+    /// Reads the text of a file that lies in `folder`.
+    fn parse(text: &str, folder: &Path) -> Result<Self, HullTomlError> {
+        read_document(text, |document| {
+            let mut config = Self {
+                listen: optional(document, "listen", address)?,
+                data: optional(document, "data", |item| path(item, folder))?,
+                public_url: optional(document, "public-url", url)?,
+                rules: Rules(document.sections("rules")?.into_iter().map(rule).collect::<Result<_, _>>()?),
+                ..Self::default()
+            };
+            table(document, "tls", |tls| {
+                let certificate = path(&tls.need("certificate")?, folder)?;
+                config.tls = Some(TlsPaths { certificate, key: path(&tls.need("key")?, folder)? });
+                Ok(())
+            })?;
+            table(document, "operations", |operations| {
+                config.operations = Some(address(&operations.need("listen")?)?);
+                Ok(())
+            })?;
+            table(document, "access", |access| {
+                config.anonymous_pull = list(access, "anonymous-pull", |item| Ok(item.text()?.to_owned()))?;
+                Ok(())
+            })?;
+            table(document, "limits", |section| limits(section, &mut config.limits))?;
+            table(document, "gc", |section| garbage(section, &mut config.garbage))?;
+            table(document, "log", |log| {
+                let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+                config.log = optional(log, "format", |item| item.choice(&formats))?;
+                Ok(())
+            })?;
+            Ok(config)
+        })
+    }
+}
+
+fn limits(section: &Section<'_>, limits: &mut Limits) -> Result<(), HullTomlError> {
+    let set_count = |key, value: &mut usize| set(section, key, value, |item| item.number(1..=1 << 24));
+    let set_time = |key, value: &mut Duration| set(section, key, value, time);
+    let set_size = |key, value: &mut u64| set(section, key, value, size);
+    let set_small = |key, value: &mut usize| set(section, key, value, small_size);
+    set_count("connections", &mut limits.connections)?;
+    set(section, "connections-per-address", &mut limits.connections_per_address, |item| {
+        item.number(1..=1 << 24).map(Some)
+    })?;
+    set_time("handshake-timeout", &mut limits.handshake_timeout)?;
+    set_time("head-timeout", &mut limits.head_timeout)?;
+    set_small("head-size", &mut limits.head_bytes)?;
+    set_count("headers", &mut limits.headers)?;
+    set_small("uri-size", &mut limits.uri_bytes)?;
+    set_time("body-window", &mut limits.body_window)?;
+    set_size("body-floor", &mut limits.body_floor_bytes)?;
+    set_size("blob-size", &mut limits.blob_bytes)?;
+    set_count("open-uploads", &mut limits.open_uploads)?;
+    set_time("upload-expiry", &mut limits.upload_expiry)?;
+    set_time("drain", &mut limits.drain)
+}
+
+fn garbage(section: &Section<'_>, garbage: &mut Garbage) -> Result<(), HullTomlError> {
+    set(section, "grace", &mut garbage.grace, time)?;
+    set(section, "interval", &mut garbage.interval, |item| {
+        item.read(|text| if text == "never" { Some(None) } else { duration(text).map(Some) }, TIME_OR_NEVER)
+    })
+}
+
+fn rule(section: Section<'_>) -> Result<Rule, HullTomlError> {
+    let rule = Rule {
+        repositories: pattern(&section.need("repositories")?)?,
+        immutable_tags: list(&section, "immutable-tags", pattern)?,
+        quota_bytes: optional(&section, "quota", size)?,
+        tags: list(&section, "tags", pattern)?,
+        keep_newest: optional(&section, "keep-newest", |item| item.number(0..=1 << 24))?,
+        tags_older_than: optional(&section, "tags-older-than", time)?,
+        untagged_after: optional(&section, "untagged-after", time)?,
+    };
+    section.finish()?;
+    Ok(rule)
+}
+
+/// Reads the table under `key`, if it is there.
+fn table(
+    section: &Section<'_>,
+    key: &'static str,
+    read: impl FnOnce(&Section<'_>) -> Result<(), HullTomlError>,
+) -> Result<(), HullTomlError> {
+    let Some(table) = section.section(key)? else { return Ok(()) };
+    read(&table)?;
+    table.finish()
+}
+
+/// The value under `key`, if it is there.
+fn optional<T>(
+    section: &Section<'_>,
+    key: &'static str,
+    read: impl FnOnce(&Item<'_>) -> Result<T, HullTomlError>,
+) -> Result<Option<T>, HullTomlError> {
+    section.get(key).map(|item| read(&item)).transpose()
+}
+
+/// Replaces `value` by what is under `key`, if that is there.
+fn set<T>(
+    section: &Section<'_>,
+    key: &'static str,
+    value: &mut T,
+    read: impl FnOnce(&Item<'_>) -> Result<T, HullTomlError>,
+) -> Result<(), HullTomlError> {
+    if let Some(read) = optional(section, key, read)? {
+        *value = read;
+    }
+    Ok(())
+}
+
+/// The values of the array under `key`; none if it is not there.
+fn list<T>(
+    section: &Section<'_>,
+    key: &'static str,
+    read: impl FnMut(&Item<'_>) -> Result<T, HullTomlError>,
+) -> Result<Vec<T>, HullTomlError> {
+    let items = section.get(key).map_or(Ok(Vec::new()), |item| item.items())?;
+    items.iter().map(read).collect()
+}
+
+fn address(item: &Item<'_>) -> Result<SocketAddr, HullTomlError> {
+    item.read(|text| text.parse().ok(), "an address and port such as \"127.0.0.1:5000\" or \"[::1]:5000\"")
+}
+
+fn path(item: &Item<'_>, folder: &Path) -> Result<PathBuf, HullTomlError> {
+    item.read(|text| (!text.is_empty()).then(|| folder.join(text)), "a path")
+}
+
+/// What clients put a path behind: a scheme and a host.
+fn url(item: &Item<'_>) -> Result<String, HullTomlError> {
+    let is_host =
+        |host: &str| !host.is_empty() && host.bytes().all(|c| c.is_ascii_graphic() && !b"/?#@".contains(&c));
+    let read = |text: &str| {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
+        is_host(host).then(|| text.to_owned())
+    };
+    item.read(read, "a URL such as \"https://registry.example:5000\", without a path")
+}
+
+fn pattern(item: &Item<'_>) -> Result<Pattern, HullTomlError> {
+    item.read(
+        |text| (!text.is_empty()).then(|| Pattern::new(text)),
+        "a name in which `*` stands for any text",
+    )
+}
+
+fn size(item: &Item<'_>) -> Result<u64, HullTomlError> {
+    item.read(parse_size, "a size such as \"512MiB\" or \"10GiB\"")
+}
+
+/// The size of something that is held in memory for each connection.
+fn small_size(item: &Item<'_>) -> Result<usize, HullTomlError> {
+    let small =
+        |text: &str| parse_size(text)?.try_into().ok().filter(|size| (1 << 10..=1 << 20).contains(size));
+    item.read(small, "a size from \"1KiB\" to \"1MiB\"")
+}
+
+const TIME_OR_NEVER: &str = "a time such as \"6h\" or \"1d\", or \"never\"";
+
+fn time(item: &Item<'_>) -> Result<Duration, HullTomlError> {
+    item.read(duration, "a time such as \"500ms\", \"30s\", \"10m\", \"24h\" or \"90d\"")
+}
+
+/// A time of at least a millisecond and at most a hundred years.
+fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
+    let unit_ms: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    let ms = number.parse::<u64>().ok()?.checked_mul(unit_ms)?;
+    (1..=36_525 * 86_400_000).contains(&ms).then(|| Duration::from_millis(ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_error(text: &str, want: &str) {
+        let error = Config::parse(text, Path::new("/etc/hull")).unwrap_err().to_string();
+        assert_eq!(error, want, "{text}");
+    }
+
+    #[test]
+    fn an_empty_file_changes_nothing() {
+        let config = Config::parse("", Path::new("")).unwrap();
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn the_example_that_is_shipped_is_right() {
+        let text = include_str!("../../../../packaging/registry.toml");
+        let config = Config::parse(text, Path::new("/etc/hull")).unwrap();
+        assert!(config.listen.is_some_and(|listen| !listen.ip().is_loopback()) && config.tls.is_some());
+        // What is commented out is right, too.
+        let text: String =
+            text.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n").collect();
+        let config = Config::parse(&text, Path::new("/etc/hull")).unwrap();
+        assert_eq!(config.rules.0.len(), 2);
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let text = r#"
+            listen = "[::1]:443"
+            data = "/srv/registry"
+            public-url = "https://registry.example"
+            tls = { certificate = "tls.crt", key = "/run/tls.key" }
+            operations = { listen = "127.0.0.1:5001" }
+            access = { anonymous-pull = ["public", "team/open"] }
+            gc = { grace = "2h", interval = "never" }
+            log = { format = "json" }
+            [limits]
+            connections = 1
+            connections-per-address = 2
+            handshake-timeout = "3s"
+            head-timeout = "4s"
+            head-size = "5KiB"
+            headers = 6
+            uri-size = "7KiB"
+            body-window = "8s"
+            body-floor = "9KiB"
+            blob-size = "10GiB"
+            open-uploads = 11
+            upload-expiry = "12h"
+            drain = "13m"
+            [[rules]]
+            repositories = "team/*"
+            immutable-tags = ["v*"]
+            quota = "1TiB"
+            tags = ["pr-*"]
+            keep-newest = 3
+            tags-older-than = "14d"
+            untagged-after = "1d"
+        "#;
+        let config = Config::parse(text, Path::new("/etc/hull")).unwrap();
+        insta::assert_snapshot!(format!("{config:#?}"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        check_error("lisen = 1", "line 1, column 1: unknown key `lisen`; did you mean `listen`?");
+        check_error(
+            "\n[tls]\ncertificate = 'x'\nkeys = 'x'",
+            "line 4, column 1: unknown key `keys`; did you mean `key`?",
+        );
+        check_error("[tls]\ncertificate = 'x'", "line 1, column 1: `key` is missing from `[tls]`");
+        check_error(
+            "[limits]\nhead-timeout = 30",
+            "line 2, column 16: `limits.head-timeout` is integer; expected a string",
+        );
+        check_error(
+            "[limits]\ndrain = '0s'",
+            "line 2, column 9: `limits.drain` is `0s`; expected a time such as \"500ms\", \"30s\", \"10m\", \"24h\" or \"90d\"",
+        );
+        check_error(
+            "public-url = 'https://a/b'",
+            "line 1, column 14: `public-url` is `https://a/b`; expected a URL such as \"https://registry.example:5000\", \
+             without a path",
+        );
+        check_error(
+            "[[rules]]\nquota = '1GiB'",
+            "line 1, column 1: `repositories` is missing from `[rules]`",
+        );
+    }
+}
