@@ -4,6 +4,7 @@
 //! <root>/<key>           content; a key's parts are folders, as they are written
 //! <root>/.new/<n>        content of a key that is being put
 //! <root>/.sessions/<id>  content of an open session
+//! <root>/.reserve/<n>    space for tombstones on a full disk
 //! <root>/.lock           locked by the one process that uses the folder
 //! ```
 //!
@@ -24,6 +25,7 @@
 
 mod listing;
 mod reader;
+mod reserve;
 mod session;
 mod steps;
 mod tree;
@@ -194,6 +196,11 @@ impl Storage for FolderStorage {
     async fn put_if_absent(&self, key: &Key, content: Bytes) -> Result<Put, StorageError> {
         let key = key.clone();
         self.blocking(move |tree| tree.put(&key, &content)).await
+    }
+
+    async fn put_tombstone(&self, key: &Key, content: Bytes) -> Result<Put, StorageError> {
+        let key = key.clone();
+        self.blocking(move |tree| tree.put_tombstone(&key, &content)).await
     }
 
     async fn size_bytes(&self, key: &Key) -> Result<u64, StorageError> {

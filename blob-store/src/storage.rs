@@ -49,6 +49,16 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// [`StorageError::Full`], [`StorageError::ReadOnly`], [`StorageError::Io`].
     async fn put_if_absent(&self, key: &Key, content: Bytes) -> Result<Put, StorageError>;
 
+    /// As [`Storage::put_if_absent`], for a small key that must be there before something can be
+    /// deleted. A backend that can run full keeps a reserve for these.
+    ///
+    /// # Errors
+    ///
+    /// As [`Storage::put_if_absent`]. Where the reserve is used up too, delete what can be deleted.
+    async fn put_tombstone(&self, key: &Key, content: Bytes) -> Result<Put, StorageError> {
+        self.put_if_absent(key, content).await
+    }
+
     /// Size of a key's content in bytes.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ pub(super) struct FolderSession {
 
 impl FolderSession {
     pub(super) fn begin(tree: Arc<Tree>, id: SessionId) -> Result<Self, StorageError> {
-        tree.check_writable()?;
+        tree.check_room()?;
         let path = path(&tree, id);
         let file =
             Arc::new(tree.steps().create(&path).map_err(|error| storage_error("create", &path, error))?);
@@ -71,7 +71,7 @@ impl Session for FolderSession {
         let (tree, id, file) = (Arc::clone(&self.tree), self.id, Arc::clone(&self.file));
         let flushed = self.flushed_bytes;
         (self.size_bytes, self.flushed_bytes) = blocking(move || {
-            tree.check_writable()?;
+            tree.check_room()?;
             let path = path(&tree, id);
             let end = write_pieces(tree.steps(), &file, &path, offset, &pieces).map_err(|error| {
                 // What was written of the pieces is overwritten or cut off later if this fails.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::reader::BufferPool;
+use super::reserve::Reserve;
 use super::steps::Steps;
 use crate::Key;
 use crate::key::component_ok;
@@ -38,6 +39,7 @@ pub(super) struct Tree {
     publishing: Mutex<HashMap<PathBuf, usize>>,
     /// Set by the first write that could not be made durable, never reset.
     is_read_only: AtomicBool,
+    reserve: Reserve,
     next_new: AtomicU64,
     buffers: Arc<BufferPool>,
 }
@@ -45,6 +47,7 @@ pub(super) struct Tree {
 impl Tree {
     pub(super) fn new(root: PathBuf, lock: File, steps: Steps) -> Self {
         Self {
+            reserve: Reserve::new(&root),
             root,
             _lock: lock,
             steps,
@@ -78,6 +81,13 @@ impl Tree {
             true => Err(StorageError::ReadOnly),
             false => Ok(()),
         }
+    }
+
+    /// Fails where only tombstones may be put: there would be no space for them otherwise.
+    pub(super) fn check_room(&self) -> Result<(), StorageError> {
+        self.check_writable()?;
+        let whole = self.reserve.make_whole(&self.steps);
+        whole.map_err(|error| storage_error("make the reserve in", &self.root, error))
     }
 
     /// Fails where the next write would likely fail: after one that could not be made durable, and
@@ -121,7 +131,38 @@ impl Tree {
         if self.size_bytes(key).is_ok() {
             return Ok(Put::Exists);
         }
+        self.check_room()?;
+        self.put_new(key, content)
+    }
+
+    /// As [`Tree::put`], also on a full disk, as long as the reserve lasts.
+    pub(super) fn put_tombstone(&self, key: &Key, content: &[u8]) -> Result<Put, StorageError> {
+        if self.size_bytes(key).is_ok() {
+            return Ok(Put::Exists);
+        }
         self.check_writable()?;
+        self.with_reserve(&self.path(key), || self.put_new(key, content))
+    }
+
+    /// Does `work` on `path`, and again each time that it finds the disk full, with more of the reserve
+    /// given up.
+    fn with_reserve<T>(
+        &self,
+        path: &Path,
+        work: impl Fn() -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        loop {
+            match work() {
+                // What was linked and is not durable could not be told from another's the second time.
+                // A reserve that cannot be had is none: what the caller needs to know is `Full`.
+                Err(StorageError::Full)
+                    if !self.is_hidden(path) && self.reserve.give_up_one(&self.steps).unwrap_or(false) => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn put_new(&self, key: &Key, content: &[u8]) -> Result<Put, StorageError> {
         let number = self.next_new.fetch_add(1, Ordering::Relaxed);
         let path = self.root.join(NEW).join(number.to_string());
         let put = self.write_new(&path, content).and_then(|()| self.publish(&path, key));
@@ -178,10 +219,11 @@ impl Tree {
     pub(super) fn delete(&self, key: &Key) -> Result<(), StorageError> {
         self.check_writable()?;
         let path = self.path(key);
-        match self.steps.remove(&path) {
-            Err(error) if !is_absent(&error) => return Err(storage_error("delete", &path, error)),
-            _ => {}
-        }
+        // Some file systems need space to remove a name.
+        self.with_reserve(&path, || match self.steps.remove(&path) {
+            Err(error) if !is_absent(&error) => Err(storage_error("delete", &path, error)),
+            _ => Ok(()),
+        })?;
         // Also where it was gone already: whoever removed it may not have come as far as this.
         let folder = path.parent().expect("a key lies in the root or below");
         if folder.is_dir() { self.sync_folder(folder) } else { Ok(()) }

@@ -11,6 +11,7 @@ use std::fmt;
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use blob_store::Step;
 use bytes::Bytes;
@@ -24,7 +25,7 @@ enum Kind {
     /// to now. `None` is nothing.
     Folder(BTreeMap<String, Vec<Option<Node>>>),
     /// The content now, and at the last sync.
-    File { now: Vec<u8>, durable: Option<Vec<u8>> },
+    File { now: Arc<Vec<u8>>, durable: Option<Arc<Vec<u8>>> },
 }
 
 /// The disk, as far as it lies below one folder that is certain.
@@ -101,7 +102,7 @@ impl Disk {
             } else if let Some(node) = seen.get(&data.ino()) {
                 *node
             } else {
-                let now = fs::read(&path).unwrap();
+                let now = Arc::new(fs::read(&path).unwrap());
                 let node = self.add(Kind::File { durable: Some(now.clone()), now });
                 seen.insert(data.ino(), node);
                 node
@@ -117,7 +118,7 @@ impl Disk {
     pub(crate) fn apply(&mut self, step: Step<'_>) {
         match step {
             Step::Create { path } => {
-                let node = self.add(Kind::File { now: Vec::new(), durable: None });
+                let node = self.add(Kind::File { now: Arc::default(), durable: None });
                 self.bind(path, Some(node));
             }
             Step::MakeFolder { path } => {
@@ -130,13 +131,13 @@ impl Disk {
             }
             Step::Remove { path } => self.bind(path, None),
             Step::Write { path, offset, bytes } => {
-                let content = self.content(path).0;
+                let content = Arc::make_mut(self.content(path).0);
                 let start = usize::try_from(offset).unwrap();
                 content.resize(content.len().max(start + bytes.len()), 0);
                 content[start..start + bytes.len()].copy_from_slice(bytes);
             }
             Step::Cut { path, size_bytes } => {
-                self.content(path).0.resize(usize::try_from(size_bytes).unwrap(), 0);
+                Arc::make_mut(self.content(path).0).resize(usize::try_from(size_bytes).unwrap(), 0);
             }
             Step::SyncData { path } => {
                 let (now, durable) = self.content(path);
@@ -185,7 +186,7 @@ impl Disk {
         })
     }
 
-    fn content(&mut self, path: &Path) -> (&mut Vec<u8>, &mut Option<Vec<u8>>) {
+    fn content(&mut self, path: &Path) -> (&mut Arc<Vec<u8>>, &mut Option<Arc<Vec<u8>>>) {
         let node = self.find(path);
         let Kind::File { now, durable } = &mut self.nodes[node] else { panic!("{path:?} is a folder") };
         (now, durable)
@@ -207,7 +208,7 @@ impl Disk {
         let outcome = |node: Option<Node>| match node.map(|node| &self.nodes[node]) {
             None | Some(Kind::Folder(_)) => Outcome::Absent,
             Some(Kind::File { now, durable: Some(durable) }) if now == durable => {
-                Outcome::Whole(Bytes::from(now.clone()))
+                Outcome::Whole(Bytes::copy_from_slice(now))
             }
             Some(Kind::File { .. }) => Outcome::Torn,
         };
@@ -251,7 +252,7 @@ impl Disk {
                     self.write_folder(node, &path, cut, written);
                 }
                 Kind::File { now, durable } => {
-                    write_file(&path, now, durable.as_deref().unwrap_or_default(), cut);
+                    write_file(&path, now, durable.as_ref().map_or(&[], |durable| &durable[..]), cut);
                     written.insert(node, path);
                 }
             }

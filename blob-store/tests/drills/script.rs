@@ -15,6 +15,7 @@ use crate::disk::{Disk, Outcome};
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
     Put(&'static str, Bytes),
+    Tombstone(&'static str),
     Delete(&'static str),
     Begin(u8),
     Append(u8, Vec<Bytes>),
@@ -54,7 +55,7 @@ pub(crate) fn script() -> Vec<Op> {
         Op::Abort(3),
         Op::Begin(4),
         Op::Finish(4, "blobs/bb/empty"),
-        Op::Put("blobs/aa/1.closed", Bytes::new()),
+        Op::Tombstone("blobs/aa/1.closed"),
         Op::Delete("blobs/aa/1"),
         Op::Delete("blobs/aa/1.closed"),
         Op::Begin(5),
@@ -113,6 +114,9 @@ impl Player {
         match op {
             Op::Put(name, content) => {
                 return self.storage.put_if_absent(&key(name), content.clone()).await.map(Some);
+            }
+            Op::Tombstone(name) => {
+                return self.storage.put_tombstone(&key(name), Bytes::new()).await.map(Some);
             }
             Op::Delete(name) => self.storage.delete(&key(name)).await?,
             Op::Begin(number) => {
@@ -194,6 +198,7 @@ impl Known {
     pub(crate) fn acknowledge(&mut self, op: &Op, put: Option<Put>) {
         match op {
             Op::Put(name, content) => self.put(name, content, put),
+            Op::Tombstone(name) => self.put(name, &Bytes::new(), put),
             Op::Delete(name) => drop(self.keys.insert(name, vec![None])),
             Op::Begin(number) => drop(self.sessions.insert(*number, OpenSession::default())),
             Op::Append(number, pieces) => {
@@ -222,6 +227,7 @@ impl Known {
     pub(crate) fn doubt(&mut self, op: &Op) {
         match op {
             Op::Put(name, content) => self.perhaps_put(name, content),
+            Op::Tombstone(name) => self.perhaps_put(name, &Bytes::new()),
             Op::Delete(name) => self.key(name).push(None),
             Op::Begin(number) => {
                 let session = OpenSession { is_perhaps_gone: true, ..OpenSession::default() };
@@ -391,6 +397,7 @@ impl Known {
             let data = fs::metadata(&path).unwrap();
             match name.split_once('/') {
                 None if name == ".lock" => {}
+                Some((".reserve", _)) => {}
                 Some((".sessions", number)) => {
                     assert!(self.may_have_session(number, crash), "{name} is left over");
                 }
