@@ -1,4 +1,5 @@
-//! What curl alone does to a registry: uploads of every kind, ranges, sha512.
+//! What curl alone does to a registry: uploads of every kind, ranges, artifacts and what refers to them,
+//! sha512.
 
 use std::fs;
 
@@ -9,6 +10,7 @@ use super::Served;
 use super::machine::Machine;
 use crate::support::disks::noise;
 
+const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
@@ -57,6 +59,61 @@ impl Curl<'_> {
         let subject = self.machine.ok(&format!("{put} {}/manifests/{name}", self.repository));
         (json!({ "mediaType": media_type::MANIFEST, "digest": digest, "size": bytes.len() }), subject)
     }
+
+    /// The digests that `referrers` lists.
+    #[track_caller]
+    fn referrers(&self, subject: &Value, query: &str) -> Vec<String> {
+        let digest = subject["digest"].as_str().unwrap();
+        let index = self.machine.json(&format!("curl -sSf {}/referrers/{digest}{query}", self.repository));
+        assert_eq!(index["mediaType"], media_type::INDEX);
+        let manifests = index["manifests"].as_array().unwrap().iter();
+        manifests.map(|manifest| manifest["digest"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+/// An artifact of one blob.
+fn artifact(kind: &str, empty: &Value, blob: &Value, subject: Option<&Value>) -> Value {
+    let mut manifest = json!({
+        "schemaVersion": 2, "mediaType": media_type::MANIFEST,
+        "artifactType": kind, "config": empty, "layers": [blob],
+    });
+    if let Some(subject) = subject {
+        manifest["subject"] = subject.clone();
+    }
+    manifest
+}
+
+#[test]
+fn curl_pushes_artifacts_and_finds_what_refers_to_them() {
+    let Some(machine) = Machine::with(&["curl", "skopeo"]) else { return };
+    let served = Served::start();
+    let address = served.address();
+    machine.allow_plain_http(address);
+    let curl = Curl::to(&machine, &served, "team/app");
+    let (empty, blob) = (curl.blob(EMPTY, b"{}"), curl.blob("text/plain", b"what is signed"));
+    let (subject, _) = curl.manifest(Some("1"), &artifact("text/plain", &empty, &blob, None));
+    assert!(curl.referrers(&subject, "").is_empty());
+
+    let refer = |kind: &str, text: &[u8]| {
+        let blob = curl.blob(kind, text);
+        let (referrer, answered) = curl.manifest(None, &artifact(kind, &empty, &blob, Some(&subject)));
+        assert_eq!(answered, subject["digest"].as_str().unwrap());
+        referrer["digest"].as_str().unwrap().to_owned()
+    };
+    let signature = refer("application/vnd.example.signature", b"a signature");
+    let bill = refer("application/vnd.example.sbom", b"all that is in it");
+    let mut all = [signature.clone(), bill.clone()];
+    let mut found = curl.referrers(&subject, "");
+    all.sort();
+    found.sort();
+    assert_eq!(found, all);
+    let filter = "?artifactType=application/vnd.example.sbom";
+    assert_eq!(curl.referrers(&subject, filter), [bill]);
+
+    // skopeo takes a referrer along as what it is, and it refers there too.
+    let to = format!("docker://{address}/copy/app@{signature}");
+    machine.ok(&format!("skopeo copy -q --preserve-digests docker://{address}/team/app@{signature} {to}"));
+    assert_eq!(Curl::to(&machine, &served, "copy/app").referrers(&subject, ""), [signature]);
 }
 
 #[test]

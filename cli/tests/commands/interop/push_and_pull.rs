@@ -1,5 +1,7 @@
 //! An image of several layers: pushed, pushed again, mounted into another repository, pulled elsewhere.
 
+use std::fs;
+
 use super::Served;
 use super::images::{LAYER_BYTES, NO_LAYER_BYTES, files, write_context};
 use super::machine::{Machine, tree};
@@ -133,4 +135,70 @@ fn an_image_of_umoci_travels_by_skopeo_and_unpacks_to_the_same_files() {
     assert!(blobs("made") == blobs("back"), "some blob is not what it was");
     machine.ok("umoci unpack --image back:2 bundle");
     assert!(tree(&machine.folder().join("bundle/rootfs")) == files(1));
+}
+
+#[test]
+fn what_skopeo_deletes_is_gone_and_nothing_else() {
+    let Some(machine) = Machine::with(&["buildah", "skopeo", "podman"]) else { return };
+    let served = Served::start();
+    let address = served.address();
+    machine.allow_plain_http(address);
+    write_context(&machine, 1);
+    machine.ok("buildah build -q --layers -t localhost/built context");
+    machine.ok("buildah build -q --layers --label another=one -t localhost/another context");
+    for (image, reference) in [
+        ("built", "team/app:1"),
+        ("built", "team/app:2"),
+        ("another", "team/app:3"),
+        ("built", "other/app:1"),
+    ] {
+        machine.ok(&format!("buildah push -q localhost/{image} docker://{address}/{reference}"));
+    }
+    let tags = || {
+        let list = machine.json(&format!("skopeo list-tags docker://{address}/team/app"));
+        list["Tags"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|tag| tag.as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(tags(), ["1", "2", "3"]);
+    // skopeo deletes what the tag names, and so all of its tags.
+    machine.ok(&format!("skopeo delete docker://{address}/team/app:1"));
+    assert_eq!(tags(), ["3"]);
+    for tag in ["1", "2"] {
+        machine.fails(&format!("podman pull -q {address}/team/app:{tag}"), "manifest unknown");
+    }
+    machine.fails(&format!("skopeo delete docker://{address}/team/app:1"), "may not exist");
+    machine.ok("podman rmi --all --force");
+    for reference in ["team/app:3", "other/app:1"] {
+        let id = machine.ok(&format!("podman pull -q {address}/{reference}"));
+        assert!(machine.files_of_image(&id) == files(1), "{reference}");
+    }
+    machine.ok(&format!("skopeo copy -q docker://{address}/other/app:1 docker://{address}/team/app:1"));
+    assert_eq!(tags(), ["1", "3"]);
+    machine.ok(&format!("podman pull -q {address}/team/app:1"));
+}
+
+#[test]
+fn podman_finds_repositories_and_tags() {
+    let Some(machine) = Machine::with(&["buildah", "podman"]) else { return };
+    let served = Served::start();
+    let address = served.address();
+    machine.allow_plain_http(address);
+    fs::write(machine.folder().join("Containerfile"), "FROM scratch\nLABEL is=small\n").unwrap();
+    machine.ok("buildah build -q -t localhost/built .");
+    for reference in ["team/web:1", "team/web:2", "team/data:1", "other:1"] {
+        machine.ok(&format!("buildah push -q localhost/built docker://{address}/{reference}"));
+    }
+    let words = |line: String| {
+        let found = machine.ok(&line);
+        found.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let found = words(format!("podman search --format {{{{.Name}}}} {address}/team"));
+    assert_eq!(found, ["data", "web"].map(|name| format!("{address}/team/{name}")));
+    let web = format!("{address}/team/web");
+    let found = words(format!("podman search --list-tags {web}"));
+    assert_eq!(found, ["NAME", "TAG", &web, "1", &web, "2"]);
 }
