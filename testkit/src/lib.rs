@@ -3,6 +3,8 @@
 mod boot_sector;
 pub mod guest;
 mod rom;
+mod s3_server;
 
 pub use boot_sector::{BOOT_SECTOR_SAYS, boot_sector};
 pub use rom::{ROM_SAYS, rom};
+pub use s3_server::{NoS3Server, S3Server};
