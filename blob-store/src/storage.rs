@@ -107,7 +107,8 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     async fn begin(&self, id: SessionId) -> Result<Box<dyn Session>, StorageError>;
 
     /// Goes on with a session that was begun here, earlier or by another process. A session has one
-    /// holder at a time; the caller sees to that.
+    /// holder at a time; the caller sees to that. What its last holder appended and did not sync may be
+    /// there or not: the session's size says where to go on.
     ///
     /// # Errors
     ///

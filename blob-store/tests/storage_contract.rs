@@ -1,5 +1,7 @@
 //! What every storage promises: one list of checks, run on each backend.
 
+mod s3;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,8 +17,12 @@ use futures_util::TryStreamExt;
 fn on_each_backend<F: Future<Output = ()>>(check: impl Fn(Arc<dyn Storage>) -> F) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let backends: [Arc<dyn Storage>; 2] =
-        [Arc::new(MemoryStorage::new()), Arc::new(FolderStorage::open(folder.path()).unwrap())];
+    let mut backends: Vec<Arc<dyn Storage>> =
+        vec![Arc::new(MemoryStorage::new()), Arc::new(FolderStorage::open(folder.path()).unwrap())];
+    match s3::server() {
+        Ok(server) => backends.push(Arc::new(runtime.block_on(s3::empty_storage(server)))),
+        Err(reason) => eprintln!("skipped: {reason}"),
+    }
     for storage in backends {
         eprintln!("on {storage:?}");
         runtime.block_on(check(storage));
@@ -218,6 +224,7 @@ fn a_session_is_resumed_where_it_ends_and_nowhere_else() {
     on_each_backend(async |storage| {
         let mut session = storage.begin(ID).await.unwrap();
         session.append(0, vec![Bytes::from("abc")]).await.unwrap();
+        session.sync().await.unwrap();
         drop(session);
         let mut session = storage.resume(ID).await.unwrap();
         assert_eq!(session.size_bytes(), 3);
