@@ -179,7 +179,9 @@ impl Watch {
         self.exchange.status.store(response.status().as_u16(), Ordering::Relaxed);
         let has_no_body = self.exchange.method == Method::HEAD || response.body().is_end_stream();
         self.exchange.is_sent.store(has_no_body, Ordering::Relaxed);
-        response.map(|body| WatchedBody { body, watch: self })
+        let length = response.headers().get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        response.map(|body| WatchedBody { body, length, watch: self })
     }
 }
 
@@ -193,6 +195,8 @@ impl Drop for Watch {
 #[derive(Debug)]
 pub(crate) struct WatchedBody<B> {
     body: B,
+    /// Bytes that were promised. Who has them does not ask whether there are more.
+    length: Option<u64>,
     watch: Watch,
 }
 
@@ -210,7 +214,8 @@ impl<B: Body<Data = bytes::Bytes> + Unpin> Body for WatchedBody<B> {
             let bytes = piece.data_ref().map_or(0, bytes::Bytes::len) as u64;
             exchange.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
-        if frame.is_none() || self.body.is_end_stream() {
+        let has_all = self.length.is_some_and(|length| exchange.sent_bytes() >= length);
+        if frame.is_none() || has_all || self.body.is_end_stream() {
             exchange.is_sent.store(true, Ordering::Relaxed);
         }
         Poll::Ready(frame)
