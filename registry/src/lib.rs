@@ -33,6 +33,6 @@ mod uploads;
 
 pub use event::{Event, Observer};
 pub use exchange::Exchange;
-pub use rules::{Pattern, Rule, Rules};
+pub use rules::{Expired, Immutable, Pattern, Rule, Rules};
 pub use server::{Exposure, Garbage, Limits, ServeError, Server, ServerConfig};
 pub use tls::{Tls, TlsError};

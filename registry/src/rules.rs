@@ -1,10 +1,19 @@
 //! What the operator rules for repositories: what may not move, how much they hold, what is kept.
 //!
-//! Every rule whose pattern matches a repository holds for it, so rules add up, and of two that
-//! disagree the stricter one decides. Values only; who pushes and who collects garbage asks.
+//! Every rule whose pattern matches a repository holds for it. Where several do:
+//!
+//! - of quotas, the smallest counts;
+//! - a tag is immutable if any rule says so;
+//! - of what may go for its age, what any rule keeps stays ([`retention`]'s business).
+//!
+//! Values only. Whoever pushes asks, and so does whoever collects garbage.
+
+mod retention;
 
 use std::fmt;
 use std::time::Duration;
+
+pub use self::retention::Expired;
 
 /// All rules, in the order in which they were written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,7 +26,7 @@ pub struct Rule {
     pub repositories: Pattern,
     /// Tags that never move and are never deleted, once they are there.
     pub immutable_tags: Vec<Pattern>,
-    /// Bytes of all blobs that one repository may hold.
+    /// Bytes of all blobs and manifests that one repository may hold.
     pub quota_bytes: Option<u64>,
     /// The tags that `keep_newest` and `tags_older_than` are about; all of them where this is empty.
     pub tags: Vec<Pattern>,
@@ -33,10 +42,57 @@ pub struct Rule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern(String);
 
+/// What makes a tag immutable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Immutable<'a> {
+    /// The rule's pattern for repositories.
+    pub repositories: &'a Pattern,
+    /// Its pattern for tags that matched.
+    pub tags: &'a Pattern,
+}
+
 impl Rules {
+    /// Bytes that a repository may hold; `None` if as many as there is room for.
+    pub fn quota(&self, repository: &str) -> Option<u64> {
+        self.of(repository).filter_map(|rule| rule.quota_bytes).min()
+    }
+
+    /// What makes a tag immutable, if anything does.
+    pub fn immutable(&self, repository: &str, tag: &str) -> Option<Immutable<'_>> {
+        self.of(repository).find_map(|rule| {
+            let tags = rule.immutable_tags.iter().find(|pattern| pattern.matches(tag))?;
+            Some(Immutable { repositories: &rule.repositories, tags })
+        })
+    }
+
+    /// True if a tag never moves and is never deleted, once it is there.
+    pub fn is_immutable(&self, repository: &str, tag: &str) -> bool {
+        self.immutable(repository, tag).is_some()
+    }
+
+    /// True if a repository may have immutable tags.
+    pub fn has_immutable_tags(&self, repository: &str) -> bool {
+        self.of(repository).any(|rule| !rule.immutable_tags.is_empty())
+    }
+
     /// The rules for a repository.
-    pub fn of<'a>(&'a self, repository: &'a str) -> impl Iterator<Item = &'a Rule> {
+    pub fn of<'a>(&'a self, repository: &str) -> impl Iterator<Item = &'a Rule> {
         self.0.iter().filter(move |rule| rule.repositories.matches(repository))
+    }
+}
+
+impl Rule {
+    /// A rule for these repositories that rules nothing yet.
+    pub const fn new(repositories: Pattern) -> Self {
+        Self {
+            repositories,
+            immutable_tags: Vec::new(),
+            quota_bytes: None,
+            tags: Vec::new(),
+            keep_newest: None,
+            tags_older_than: None,
+            untagged_after: None,
+        }
     }
 }
 
@@ -97,20 +153,46 @@ mod tests {
         check("", "x", false);
     }
 
-    #[test]
-    fn all_rules_that_match_hold() {
-        let rule = |pattern: &str, quota| Rule {
-            repositories: Pattern::new(pattern),
-            immutable_tags: Vec::new(),
-            quota_bytes: Some(quota),
-            tags: Vec::new(),
-            keep_newest: None,
-            tags_older_than: None,
-            untagged_after: None,
+    fn rules() -> Rules {
+        let rule = |pattern: &str, quota_bytes, immutable: &[&str]| Rule {
+            quota_bytes,
+            immutable_tags: immutable.iter().map(|text| Pattern::new(*text)).collect(),
+            ..Rule::new(Pattern::new(pattern))
         };
-        let rules = Rules(vec![rule("*", 1), rule("team/*", 2), rule("other", 3)]);
-        let quotas: Vec<_> = rules.of("team/web").filter_map(|rule| rule.quota_bytes).collect();
-        assert_eq!(quotas, [1, 2]);
+        Rules(vec![
+            rule("*", Some(100), &[]),
+            rule("team/*", Some(200), &["v*", "stable"]),
+            rule("team/small", Some(50), &[]),
+            rule("free", None, &["*-rc"]),
+        ])
+    }
+
+    #[test]
+    fn the_smallest_quota_counts() {
+        let check = |repository: &str, want| assert_eq!(rules().quota(repository), want, "{repository}");
+        check("other", Some(100));
+        check("team/web", Some(100));
+        check("team/small", Some(50));
+        check("free", Some(100));
+        assert_eq!(Rules::default().quota("other"), None);
+        assert_eq!(Rules(vec![Rule::new(Pattern::new("*"))]).quota("other"), None);
+    }
+
+    #[test]
+    fn a_tag_is_immutable_if_any_rule_says_so() {
+        let check = |repository: &str, tag: &str, want: Option<(&str, &str)>| {
+            let rules = rules();
+            let found = rules.immutable(repository, tag);
+            let found = found.map(|found| (found.repositories.to_string(), found.tags.to_string()));
+            assert_eq!(found, want.map(|(a, b)| (a.to_owned(), b.to_owned())), "{repository}:{tag}");
+            assert_eq!(rules.is_immutable(repository, tag), want.is_some());
+        };
+        check("team/web", "v1", Some(("team/*", "v*")));
+        check("team/web", "stable", Some(("team/*", "stable")));
+        check("team/web", "latest", None);
+        check("free", "1-rc", Some(("free", "*-rc")));
+        check("other", "v1", None);
+        assert!(rules().has_immutable_tags("team/web") && !rules().has_immutable_tags("other"));
     }
 
     proptest::proptest! {
