@@ -26,7 +26,7 @@ use self::body::{Pace, RequestBody, ResponseBody};
 use self::error::ApiError;
 use crate::event::{Event, Observer};
 use crate::exchange::Exchange;
-use crate::repository::Repositories;
+use crate::repository::{Author, Authority, Repositories};
 use crate::route::Route;
 use crate::uploads::Uploads;
 
@@ -94,7 +94,7 @@ impl Service {
             }
             Route::Manifest(repository, name) => self.get_manifest(repository, name, &call).await,
             Route::Blob(repository, digest) if call.method == Method::DELETE => {
-                self.delete_blob(&repository, digest).await
+                self.delete_blob(&repository, digest, &call).await
             }
             Route::Blob(repository, digest) => self.get_blob(&repository, digest, &call).await,
             Route::Uploads(repository) => self.post_upload(repository, call).await,
@@ -127,6 +127,11 @@ impl Call {
     /// Who asks.
     fn by(&self) -> &str {
         "anonymous"
+    }
+
+    /// Who asks, as whoever keeps the rules wants to know it.
+    fn author(&self) -> Author<'_> {
+        Author { name: self.by(), authority: Authority::Ordinary }
     }
 
     /// True if the client has the content already: `If-None-Match`, RFC 9110, section 13.1.2.

@@ -87,10 +87,19 @@ impl<'a, T: Serialize + DeserializeOwned> Log<'a, T> {
         &self,
         mut decide: impl FnMut(Option<&Placed<T>>) -> Result<Option<T>, E>,
     ) -> Result<Option<Placed<T>>, E> {
+        self.append_after(1, |newest| decide(newest.first())).await
+    }
+
+    /// As [`Log::append_if`], where `decide` sees up to `looked_at` entries, newest first.
+    pub(crate) async fn append_after<E: From<LogError>>(
+        &self,
+        looked_at: usize,
+        mut decide: impl FnMut(&[Placed<T>]) -> Result<Option<T>, E>,
+    ) -> Result<Option<Placed<T>>, E> {
         loop {
-            let newest = self.newest().await?;
-            let Some(entry) = decide(newest.as_ref())? else { return Ok(None) };
-            let place = newest.map_or(0, |newest| newest.place + 1);
+            let newest = self.entries(None, looked_at).await?;
+            let Some(entry) = decide(&newest)? else { return Ok(None) };
+            let place = newest.first().map_or(0, |newest| newest.place + 1);
             let content = serde_json::to_vec(&entry).expect("our records serialise as JSON");
             let key = layout::log_entry(&self.folder, place);
             let put = self.storage.put_if_absent(&key, content.into()).await.map_err(LogError::from)?;

@@ -222,7 +222,7 @@ impl Server {
     ///
     /// [`ServeError`]; nothing listens then.
     pub async fn bind(config: ServerConfig, storage: Arc<dyn Storage>) -> Result<Self, ServeError> {
-        let ServerConfig { listen, exposure, tls, operations, limits, observer, .. } = config;
+        let ServerConfig { listen, exposure, tls, operations, limits, rules, observer, .. } = config;
         check_exposure(listen, exposure, tls.is_some(), false)?;
         check_layout(&*storage).await?;
         let failed = |listen| move |source| ServeError::Listen { listen, source };
@@ -230,7 +230,7 @@ impl Server {
         let local_addr = listener.local_addr().map_err(failed(listen))?;
         let metrics = Arc::new(Metrics::new(SystemTime::now()));
         let observer = Arc::new(Counted { metrics: Arc::clone(&metrics), observer });
-        let service = Arc::new(service(Arc::clone(&storage), limits, observer));
+        let service = Arc::new(service(Arc::clone(&storage), limits, rules, observer));
         let (stop, is_draining) = watch::channel(false);
         let operations = match operations {
             None => None,
@@ -278,8 +278,10 @@ impl Server {
     }
 }
 
-fn service(storage: Arc<dyn Storage>, limits: Limits, observer: Arc<dyn Observer>) -> Service {
-    let repositories = Arc::new(Repositories::new(Arc::clone(&storage), Arc::new(SystemClock), limits.grace));
+fn service(storage: Arc<dyn Storage>, limits: Limits, rules: Rules, observer: Arc<dyn Observer>) -> Service {
+    let clock = Arc::new(SystemClock);
+    let repositories = Repositories::new(Arc::clone(&storage), clock, limits.grace, Arc::new(rules));
+    let repositories = Arc::new(repositories);
     let upload_limits = UploadLimits {
         blob_bytes: limits.blob_bytes,
         open_uploads: limits.open_uploads,

@@ -45,8 +45,13 @@ impl Service {
         Ok(respond(status, headers, ResponseBody::Stream(object.stream(range))))
     }
 
-    pub(super) async fn delete_blob(&self, repository: &RepositoryName, digest: Digest) -> Answer {
-        match self.repositories.delete_blob(repository, &digest).await? {
+    pub(super) async fn delete_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: Digest,
+        call: &Call,
+    ) -> Answer {
+        match self.repositories.delete_blob(repository, &digest, call.author()).await? {
             true => Ok(empty(StatusCode::ACCEPTED, [])),
             false => Err(ApiError::BlobUnknown { digest }),
         }

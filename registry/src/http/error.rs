@@ -113,6 +113,7 @@ impl ApiError {
             Self::Manifest(_) | Self::Repository(RepositoryError::OtherMediaType { .. }) => {
                 (StatusCode::BAD_REQUEST, "MANIFEST_INVALID")
             }
+            Self::Repository(RepositoryError::Immutable { .. }) => (StatusCode::FORBIDDEN, "DENIED"),
             Self::Upload(UploadsError::Rule(error)) => of_rule(error),
             Self::Upload(UploadsError::TooMany) => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
             Self::Upload(UploadsError::Overtaken) => (StatusCode::CONFLICT, "BLOB_UPLOAD_INVALID"),

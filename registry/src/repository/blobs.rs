@@ -3,7 +3,7 @@
 use appliance::Digest;
 use blob_store::{Object, Session, StorageError};
 
-use super::{Repositories, RepositoryError, ask_each, present};
+use super::{Author, Repositories, RepositoryError, ask_each, present};
 use crate::layout::{self, Stamp};
 use crate::name::RepositoryName;
 
@@ -127,7 +127,9 @@ impl Repositories {
         &self,
         repository: &RepositoryName,
         digest: &Digest,
+        by: Author<'_>,
     ) -> Result<bool, RepositoryError> {
+        self.check_deletable(repository, digest, by).await?;
         let stamps = self.stamps(repository, digest).await?;
         for stamp in &stamps {
             self.storage.delete(&layout::stamp(repository, digest, stamp)).await?;

@@ -10,7 +10,7 @@ use appliance::Digest;
 use blob_store::{Put, read_whole};
 use bytes::Bytes;
 
-use super::{PAGE, Repositories, RepositoryError, ask_each, present};
+use super::{Author, PAGE, Repositories, RepositoryError, ask_each, present};
 use crate::cache::CacheKey;
 use crate::clock::Time;
 use crate::layout;
@@ -42,19 +42,23 @@ pub(crate) struct PutManifest<'a> {
     /// The names that it has from now on.
     pub(crate) tags: &'a [Tag],
     /// Who stores it.
-    pub(crate) by: &'a str,
+    pub(crate) by: Author<'a>,
 }
 
 impl Repositories {
     /// Stores a manifest whose blobs are here, and lets its tags name it from now on.
     pub(crate) async fn put_manifest(&self, put: &PutManifest<'_>) -> Result<(), RepositoryError> {
         let PutManifest { repository, manifest, digest, bytes, tags, by } = put;
+        // A refusal comes before anything is stored. Tags are checked once more when they are set.
+        for tag in *tags {
+            self.check_tag(repository, tag, Some(*digest), *by).await?;
+        }
         ask_each(manifest.children.clone(), |child| self.renew_manifest(repository, child)).await?;
         for _ in 0..ATTEMPTS {
             self.put_referrer(repository, *digest, manifest, bytes.len() as u64).await?;
             self.put_copy(repository, manifest.media_type, *digest, bytes).await?;
             for tag in *tags {
-                self.set_tag(repository, tag, Some(*digest), by).await?;
+                self.set_tag(repository, tag, Some(*digest), *by).await?;
             }
             // Somebody may have deleted the manifest before its tags were there, or its record.
             if self.newest_copy(repository, digest).await?.is_some()
@@ -91,9 +95,10 @@ impl Repositories {
         &self,
         repository: &RepositoryName,
         digest: Digest,
-        by: &str,
+        by: Author<'_>,
     ) -> Result<bool, RepositoryError> {
         let Some(stored) = self.read_manifest(repository, digest).await? else { return Ok(false) };
+        self.check_deletable(repository, &digest, by).await?;
         let manifest = Manifest::check(&stored.bytes, Some(&stored.media_type)).ok();
         self.untag(repository, digest, by).await?;
         for copy in self.copies(repository, &digest).await? {
@@ -108,9 +113,12 @@ impl Repositories {
                 return Ok(true);
             }
         }
-        // A tag that was set meanwhile has lost its manifest.
-        self.untag(repository, digest, by).await?;
-        Ok(true)
+        // A tag that was set meanwhile has lost its manifest. An immutable one gets it back: whoever set it
+        // puts the manifest once more.
+        match self.untag(repository, digest, by).await {
+            Ok(()) | Err(RepositoryError::Immutable { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// When the newest copy of a manifest was put, if it is in this repository.
@@ -198,13 +206,13 @@ impl Repositories {
         &self,
         repository: &RepositoryName,
         digest: Digest,
-        by: &str,
+        by: Author<'_>,
     ) -> Result<(), RepositoryError> {
         let mut after: Option<String> = None;
         loop {
             let tags = self.tags(repository, after.as_deref(), PAGE).await?;
             for (tag, _) in tags.iter().filter(|(_, named)| *named == digest) {
-                self.set_tag(repository, tag, None, by).await?;
+                self.unset_tag(repository, tag, digest, by).await?;
             }
             match tags.last() {
                 Some((last, _)) if tags.len() == PAGE => after = Some(last.as_str().to_owned()),

@@ -8,6 +8,7 @@
 mod blobs;
 mod contents;
 mod manifests;
+mod protection;
 mod referrers;
 mod tags;
 #[cfg(test)]
@@ -24,9 +25,11 @@ use crate::cache::ManifestCache;
 use crate::clock::Clock;
 use crate::layout;
 use crate::name::RepositoryName;
+use crate::rules::Rules;
 
 pub(crate) use self::blobs::Stored;
 pub(crate) use self::manifests::{PutManifest, StoredManifest};
+pub(crate) use self::tags::{Author, Authority};
 
 /// How many keys are looked up at a time for one request.
 const PARALLEL_LOOKUPS: usize = 8;
@@ -40,6 +43,7 @@ pub(crate) struct Repositories {
     clock: Arc<dyn Clock>,
     /// How long what somebody relied on stays, whatever else becomes of it.
     grace: Duration,
+    rules: Arc<Rules>,
     cache: ManifestCache,
 }
 
@@ -49,6 +53,9 @@ pub(crate) enum RepositoryError {
     /// The same bytes are here as a manifest of another type already.
     #[error("the manifest {digest} is stored as `{stored}` here; it cannot be `{sent}` too")]
     OtherMediaType { digest: Digest, stored: String, sent: &'static str },
+    /// A rule forbids it.
+    #[error("the tag `{tag}` is immutable here (rule `{pattern}`): it names {named}")]
+    Immutable { tag: String, named: Digest, pattern: String },
     /// A record that this server wrote does not read back.
     #[error("the record `{key}` in the storage is damaged: {problem}")]
     Damaged { key: Key, problem: &'static str },
@@ -60,9 +67,14 @@ pub(crate) enum RepositoryError {
 }
 
 impl Repositories {
-    pub(crate) fn new(storage: Arc<dyn Storage>, clock: Arc<dyn Clock>, grace: Duration) -> Self {
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        clock: Arc<dyn Clock>,
+        grace: Duration,
+        rules: Arc<Rules>,
+    ) -> Self {
         let cache = ManifestCache::new(storage.sharing());
-        Self { storage, clock, grace, cache }
+        Self { storage, clock, grace, rules, cache }
     }
 
     /// At most `limit` repositories after `after`, in the order of their folders.

@@ -20,27 +20,112 @@ pub(crate) struct TagEntry {
     pub(crate) by: String,
 }
 
+/// Who changes something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Author<'a> {
+    /// As the history of tags has it.
+    pub(crate) name: &'a str,
+    pub(crate) authority: Authority,
+}
+
+/// Whether somebody may change what the rules protect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Authority {
+    /// No: an immutable tag stays what it is.
+    Ordinary,
+    /// Yes.
+    Admin,
+}
+
+/// Entries of a tag's history that show what it named last: the newest may be a deletion.
+const LOOKED_BACK: usize = 2;
 /// Tags that are looked at together while tags are listed.
 const LOOKED_AT: usize = 64;
 
 impl Repositories {
-    /// Lets a tag name a manifest from now on. Naming the same again is no change.
+    /// Lets a tag name a manifest from now on, or nothing. Naming the same again is no change.
     pub(super) async fn set_tag(
         &self,
         repository: &RepositoryName,
         tag: &Tag,
         digest: Option<Digest>,
-        by: &str,
+        by: Author<'_>,
     ) -> Result<(), RepositoryError> {
-        let entry = TagEntry { digest, time: self.clock.now().as_secs(), by: by.to_owned() };
-        let change = |newest: Option<&Placed<TagEntry>>| {
-            let named = newest.and_then(|newest| newest.entry.digest);
-            Ok::<_, LogError>((named != digest).then(|| entry.clone()))
+        self.change_tag(repository, tag, digest, by, |_| true).await
+    }
+
+    /// Deletes a tag, unless it names something else by now.
+    pub(super) async fn unset_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        named: Digest,
+        by: Author<'_>,
+    ) -> Result<(), RepositoryError> {
+        self.change_tag(repository, tag, None, by, |newest| newest.entry.digest == Some(named)).await
+    }
+
+    /// Changes a tag that was never set, or whose newest entry is `wanted`.
+    ///
+    /// This and whether an immutable tag may move is decided on what the tag's history says when the
+    /// entry is written, so of several who set it to different manifests only one can.
+    async fn change_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        digest: Option<Digest>,
+        by: Author<'_>,
+        wanted: impl Fn(&Placed<TagEntry>) -> bool,
+    ) -> Result<(), RepositoryError> {
+        let entry = TagEntry { digest, time: self.clock.now().as_secs(), by: by.name.to_owned() };
+        let decide = |latest: &[Placed<TagEntry>]| {
+            let newest = latest.first();
+            if newest.and_then(|newest| newest.entry.digest) == digest || !newest.is_none_or(&wanted) {
+                return Ok(None);
+            }
+            self.check_immutable(repository, tag, latest, digest, by)?;
+            Ok::<_, RepositoryError>(Some(entry.clone()))
         };
-        self.tag_log(repository, tag).append_if(change).await?;
+        self.tag_log(repository, tag).append_after(LOOKED_BACK, decide).await?;
         let (repository, name) = (repository.clone(), ManifestName::Tag(tag.clone()));
         self.cache.forget(&CacheKey { repository, name });
         Ok(())
+    }
+
+    /// Refuses what [`Self::set_tag`] would refuse now.
+    pub(super) async fn check_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        digest: Option<Digest>,
+        by: Author<'_>,
+    ) -> Result<(), RepositoryError> {
+        if !self.rules.is_immutable(repository.as_str(), tag.as_str()) {
+            return Ok(());
+        }
+        let newest = self.tag_log(repository, tag).entries(None, LOOKED_BACK).await?;
+        self.check_immutable(repository, tag, &newest, digest, by)
+    }
+
+    /// Refuses to let an immutable tag name `digest`, after these entries of its history.
+    fn check_immutable(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        newest: &[Placed<TagEntry>],
+        digest: Option<Digest>,
+        by: Author<'_>,
+    ) -> Result<(), RepositoryError> {
+        // Two deletions never follow each other.
+        let named = newest.iter().find_map(|placed| placed.entry.digest);
+        let Some(named) = named.filter(|named| Some(*named) != digest) else { return Ok(()) };
+        match self.rules.immutable(repository.as_str(), tag.as_str()) {
+            Some(rule) if by.authority == Authority::Ordinary => {
+                let (tag, pattern) = (tag.as_str().to_owned(), rule.tags.to_string());
+                Err(RepositoryError::Immutable { tag, named, pattern })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Deletes a tag. What it named stays. False if there is no such tag.
@@ -48,7 +133,7 @@ impl Repositories {
         &self,
         repository: &RepositoryName,
         tag: &Tag,
-        by: &str,
+        by: Author<'_>,
     ) -> Result<bool, RepositoryError> {
         let is_there = self.tagged(repository, tag).await?.is_some();
         self.set_tag(repository, tag, None, by).await?;

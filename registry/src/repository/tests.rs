@@ -14,9 +14,12 @@ use crate::clock::TestClock;
 use crate::layout::Generation;
 use crate::manifest::Manifest;
 use crate::name::{ManifestName, Tag};
+use crate::rules::{Pattern, Rule};
 
 /// The grace period, in seconds.
 const GRACE: u64 = 1000;
+
+const SOMEBODY: Author<'_> = Author { name: "somebody", authority: Authority::Ordinary };
 
 struct World {
     repositories: Repositories,
@@ -35,11 +38,15 @@ fn tag(text: &str) -> Tag {
 
 impl World {
     fn new() -> Self {
+        Self::with(Rules::default())
+    }
+
+    fn with(rules: Rules) -> Self {
         let (storage, clock) = (MemoryStorage::new(), Arc::new(TestClock::default()));
         clock.set(1_000_000);
         let same_clock = Arc::clone(&clock);
-        let repositories =
-            Repositories::new(Arc::new(storage.clone()), same_clock, Duration::from_secs(GRACE));
+        let grace = Duration::from_secs(GRACE);
+        let repositories = Repositories::new(Arc::new(storage.clone()), same_clock, grace, Arc::new(rules));
         Self { repositories, storage, clock, next_session: 0 }
     }
 
@@ -80,7 +87,7 @@ impl World {
         let manifest = &image();
         let (bytes, tags) = (Bytes::from(content), &*tags.iter().map(|text| tag(text)).collect::<Vec<_>>());
         let digest = Digest::sha256(&bytes);
-        let put = PutManifest { repository, manifest, digest, bytes, tags, by: "somebody" };
+        let put = PutManifest { repository, manifest, digest, bytes, tags, by: SOMEBODY };
         self.repositories.put_manifest(&put).await.unwrap();
         digest
     }
@@ -121,8 +128,8 @@ async fn content_is_stored_once_and_read_where_it_was_put() {
     assert!(world.repositories.mount_blob(&name("b"), &name("c"), &digest).await.unwrap());
     assert!(!world.repositories.mount_blob(&name("d"), &name("e"), &digest).await.unwrap());
     assert_eq!(world.relies_on("c", "x").await, Some(1));
-    assert!(world.repositories.delete_blob(&name("c"), &digest).await.unwrap());
-    assert!(!world.repositories.delete_blob(&name("c"), &digest).await.unwrap());
+    assert!(world.repositories.delete_blob(&name("c"), &digest, SOMEBODY).await.unwrap());
+    assert!(!world.repositories.delete_blob(&name("c"), &digest, SOMEBODY).await.unwrap());
     assert_eq!((world.relies_on("c", "x").await, world.relies_on("a", "x").await), (None, Some(1)));
 }
 
@@ -168,8 +175,8 @@ async fn a_tag_names_what_it_was_set_to_last() {
     let history = world.repositories.history(&name("r"), &tag("latest"), None, 10).await.unwrap();
     assert_eq!(history.len(), 3); // naming the same again is no change
     assert!(history.iter().all(|placed| placed.entry.by == "somebody"));
-    assert!(world.repositories.delete_tag(&name("r"), &tag("latest"), "x").await.unwrap());
-    assert!(!world.repositories.delete_tag(&name("r"), &tag("latest"), "x").await.unwrap());
+    assert!(world.repositories.delete_tag(&name("r"), &tag("latest"), SOMEBODY).await.unwrap());
+    assert!(!world.repositories.delete_tag(&name("r"), &tag("latest"), SOMEBODY).await.unwrap());
     assert_eq!(world.pull_tag("r", "latest").await, None);
     let two = ManifestName::Digest(Digest::sha256(b"two"));
     assert_eq!(world.pull("r", two).await.unwrap(), "two");
@@ -191,8 +198,8 @@ async fn a_manifest_goes_with_all_its_tags() {
     let world = World::new();
     let one = world.push("r", &["1", "1.0", "latest"], "one").await;
     world.push("r", &["2", "latest"], "two").await;
-    assert!(world.repositories.delete_manifest(&name("r"), one, "x").await.unwrap());
-    assert!(!world.repositories.delete_manifest(&name("r"), one, "x").await.unwrap());
+    assert!(world.repositories.delete_manifest(&name("r"), one, SOMEBODY).await.unwrap());
+    assert!(!world.repositories.delete_manifest(&name("r"), one, SOMEBODY).await.unwrap());
     assert_eq!(world.pull("r", ManifestName::Digest(one)).await, None);
     let tags = world.repositories.tags(&name("r"), None, 10).await.unwrap();
     assert_eq!(tags.iter().map(|(tag, _)| tag.as_str()).collect::<Vec<_>>(), ["2", "latest"]);
@@ -217,7 +224,7 @@ async fn a_manifest_has_one_media_type() {
     let digest = world.push("r", &[], "x").await;
     let repository = &name("r");
     let manifest = &Manifest { media_type: media_type::INDEX, ..image() };
-    let put = PutManifest { repository, manifest, digest, bytes: "x".into(), tags: &[], by: "x" };
+    let put = PutManifest { repository, manifest, digest, bytes: "x".into(), tags: &[], by: SOMEBODY };
     let refused = world.repositories.put_manifest(&put).await;
     assert!(matches!(refused, Err(RepositoryError::OtherMediaType { .. })), "{refused:?}");
 }
@@ -232,7 +239,8 @@ async fn referrers_come_in_pages_and_go_with_their_manifest() {
         let (subject, artifact_type) = (Some(subject), Some(kind.to_owned()));
         let manifest = &Manifest { subject, artifact_type, annotations, ..image() };
         let digest = Digest::sha256(content.as_bytes());
-        let put = PutManifest { repository, manifest, digest, bytes: content.into(), tags: &[], by: "x" };
+        let put =
+            PutManifest { repository, manifest, digest, bytes: content.into(), tags: &[], by: SOMEBODY };
         world.repositories.put_manifest(&put).await.unwrap();
         digests.push(digest);
     }
@@ -266,7 +274,7 @@ async fn tags_and_repositories_are_listed_in_pages() {
     for text in ["b", "a", "a-1", "a.1", "c"] {
         world.push("r", &[text], "x").await;
     }
-    world.repositories.delete_tag(&name("r"), &tag("a.1"), "x").await.unwrap();
+    world.repositories.delete_tag(&name("r"), &tag("a.1"), SOMEBODY).await.unwrap();
     let page = async |after, limit| {
         let tags = world.repositories.tags(&name("r"), after, limit).await.unwrap();
         tags.into_iter().map(|(tag, _)| tag.as_str().to_owned()).collect::<Vec<_>>()
@@ -281,4 +289,121 @@ async fn tags_and_repositories_are_listed_in_pages() {
     assert!(!world.repositories.exists(&name("team")).await.unwrap());
     assert_eq!(world.repositories.names(None, 10).await.unwrap(), [name("r"), name("team/web")]);
     assert_eq!(world.repositories.names(Some(&name("r")), 10).await.unwrap(), [name("team/web")]);
+}
+
+/// Tags that begin with `v` are immutable.
+fn frozen() -> World {
+    let immutable_tags = vec![Pattern::new("v*")];
+    World::with(Rules(vec![Rule { immutable_tags, ..Rule::new(Pattern::new("r")) }]))
+}
+
+const ADMIN: Author<'_> = Author { name: "boss", authority: Authority::Admin };
+
+impl World {
+    /// Lets a tag name a digest, and says whether that was allowed.
+    async fn set(&self, text: &str, content: Option<&str>, by: Author<'_>) -> bool {
+        let digest = content.map(|content| Digest::sha256(content.as_bytes()));
+        match self.repositories.set_tag(&name("r"), &tag(text), digest, by).await {
+            Ok(()) => true,
+            Err(RepositoryError::Immutable { .. }) => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_immutable_tag_stays_what_it_is() {
+    let world = frozen();
+    assert!(world.set("v1", Some("one"), SOMEBODY).await);
+    assert!(world.set("v1", Some("one"), SOMEBODY).await);
+    assert!(!world.set("v1", Some("two"), SOMEBODY).await);
+    assert!(!world.set("v1", None, SOMEBODY).await);
+    assert!(world.set("v2", None, SOMEBODY).await); // there is none
+    assert!(world.set("latest", Some("one"), SOMEBODY).await);
+    assert!(world.set("latest", Some("two"), SOMEBODY).await);
+    assert!(world.set("latest", None, SOMEBODY).await);
+}
+
+#[tokio::test]
+async fn what_an_admin_makes_of_an_immutable_tag_it_stays() {
+    let world = frozen();
+    assert!(world.set("v1", Some("one"), SOMEBODY).await);
+    assert!(world.set("v1", Some("two"), ADMIN).await);
+    assert!(!world.set("v1", Some("one"), SOMEBODY).await);
+    assert!(world.set("v1", None, ADMIN).await);
+    assert!(!world.set("v1", Some("one"), SOMEBODY).await); // it named another
+    assert!(world.set("v1", Some("two"), SOMEBODY).await);
+}
+
+#[tokio::test]
+async fn of_those_who_set_an_immutable_tag_at_the_same_time_one_wins() {
+    let world = frozen();
+    let contents: Vec<String> = (0..16).map(|number| number.to_string()).collect();
+    let set = contents.iter().map(|content| world.set("v1", Some(content), SOMEBODY));
+    let won = futures_util::future::join_all(set).await;
+    assert_eq!(won.iter().filter(|won| **won).count(), 1);
+    let history = world.repositories.history(&name("r"), &tag("v1"), None, 100).await.unwrap();
+    let winner = &contents[won.iter().position(|won| *won).unwrap()];
+    assert_eq!(history[0].entry.digest, Some(Digest::sha256(winner.as_bytes())));
+    assert_eq!(history.len(), 1);
+}
+
+#[tokio::test]
+async fn of_several_tags_none_is_set_if_one_is_refused() {
+    let world = frozen();
+    world.push("r", &["v1"], "one").await;
+    let (repository, manifest, digest) = (&name("r"), &image(), Digest::sha256(b"two"));
+    let tags = &[tag("latest"), tag("v1")];
+    let put = PutManifest { repository, manifest, digest, bytes: "two".into(), tags, by: SOMEBODY };
+    let refused = world.repositories.put_manifest(&put).await;
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        format!("the tag `v1` is immutable here (rule `v*`): it names {}", Digest::sha256(b"one"))
+    );
+    assert_eq!(world.pull_tag("r", "latest").await, None);
+    assert_eq!(world.pull("r", ManifestName::Digest(digest)).await, None);
+}
+
+#[tokio::test]
+async fn what_an_immutable_tag_leads_to_is_not_deleted() {
+    let mut world = frozen();
+    for content in ["layer", "other"] {
+        world.store("r", content).await;
+    }
+    let layer = Digest::sha256(b"layer");
+    let descriptor = |digest, size| json!({ "mediaType": "x/y", "digest": digest, "size": size });
+    let child = json!({ "schemaVersion": 2, "mediaType": media_type::MANIFEST, "config": descriptor(layer, 5),
+        "layers": [] });
+    let child: &str = child.to_string().leak();
+    let digest = world.push("r", &[], child).await;
+    let index = json!({ "schemaVersion": 2, "mediaType": media_type::INDEX,
+        "manifests": [{ "mediaType": media_type::MANIFEST, "digest": digest, "size": child.len() }] });
+    let index = Bytes::from(index.to_string());
+    let manifest = &Manifest { media_type: media_type::INDEX, ..image() };
+    let (repository, top, tags) = (&name("r"), Digest::sha256(&index), &[tag("v1"), tag("x")]);
+    let put = PutManifest { repository, manifest, digest: top, bytes: index, tags, by: SOMEBODY };
+    world.repositories.put_manifest(&put).await.unwrap();
+
+    let repositories = &world.repositories;
+    for protected in [top, digest] {
+        let refused = repositories.delete_manifest(repository, protected, SOMEBODY).await;
+        assert!(matches!(refused, Err(RepositoryError::Immutable { .. })), "{refused:?}");
+    }
+    let refused = repositories.delete_blob(repository, &layer, SOMEBODY).await;
+    assert!(matches!(refused, Err(RepositoryError::Immutable { .. })), "{refused:?}");
+    assert_eq!(repositories.tags(repository, None, 10).await.unwrap().len(), 2);
+    assert!(repositories.delete_blob(repository, &Digest::sha256(b"other"), SOMEBODY).await.unwrap());
+    assert!(repositories.delete_blob(repository, &layer, ADMIN).await.unwrap());
+    assert!(repositories.delete_manifest(repository, top, ADMIN).await.unwrap());
+    assert!(repositories.delete_manifest(repository, digest, SOMEBODY).await.unwrap());
+    assert_eq!(repositories.tags(repository, None, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_tag_that_moved_on_is_not_deleted_with_what_it_named() {
+    let world = World::new();
+    let one = world.push("r", &["latest"], "one").await;
+    world.push("r", &["latest"], "two").await;
+    world.repositories.unset_tag(&name("r"), &tag("latest"), one, SOMEBODY).await.unwrap();
+    assert_eq!(world.pull_tag("r", "latest").await.unwrap(), "two");
 }
