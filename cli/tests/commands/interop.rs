@@ -9,6 +9,7 @@ mod images;
 mod indexes;
 mod machine;
 mod push_and_pull;
+mod tls;
 
 use crate::support::Host;
 use crate::support::cable::Cable;

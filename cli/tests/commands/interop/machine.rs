@@ -13,14 +13,20 @@ use serde_json::Value;
 
 use crate::support::{Done, Host, installed, is_root};
 
-/// Where these programs keep what is theirs.
-const OWN_FOLDERS: [&str; 6] =
-    ["/etc/containers", "/etc/cni", "/var/lib/containers", "/var/cache", "/run", "/dev/shm"];
+/// What tests write, and where these programs keep what is theirs.
+const OWN_FOLDERS: [&str; 7] =
+    ["/etc/containers", "/etc/cni", TRUSTED, "/var/lib/containers", "/var/cache", "/run", "/dev/shm"];
+const HOSTS: &str = "/etc/hosts";
+/// The certificates that a machine trusts. There are none.
+const TRUSTED: &str = "/etc/ssl/certs";
 
-/// Puts the folders of `$0` over those that are named up to `--`, where there are such; then the command.
+/// A name for this machine that does not say so, as a registry's name does not.
+pub(crate) const NAME: &str = "registry.example";
+
+/// Puts what is in `$0` over what is named up to `--`, where there is such; then the command.
 const ENTER: &str = r#"
 while [ "$1" != -- ]; do
-    [ ! -d "$1" ] || mount --bind "$0$1" "$1" || exit 125
+    [ ! -e "$1" ] || mount --bind "$0$1" "$1" || exit 125
     shift
 done
 shift && exec "$@"
@@ -52,6 +58,7 @@ impl Machine {
         for folder in OWN_FOLDERS {
             fs::create_dir_all(machine.path(folder)).unwrap();
         }
+        fs::write(machine.path(HOSTS), format!("127.0.0.1 localhost {NAME}\n")).unwrap();
         fs::create_dir(machine.path("/tmp")).unwrap();
         machine.configure("storage.conf", STORAGE);
         machine.configure("policy.json", POLICY);
@@ -80,6 +87,11 @@ impl Machine {
         fs::write(path, text).unwrap();
     }
 
+    /// Has all programs trust the authority whose certificate is `pem`, as `update-ca-certificates` does.
+    pub(crate) fn trust(&self, pem: &str) {
+        fs::write(self.path(TRUSTED).join("ca-certificates.crt"), pem).unwrap();
+    }
+
     /// Allows plain HTTP to the registry at `address`, as docs/interop.md says.
     pub(crate) fn allow_plain_http(&self, address: &str) {
         let name = format!("registries.conf.d/{}.conf", address.replace(':', "-"));
@@ -95,7 +107,7 @@ impl Machine {
         };
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER]).arg(self.folder());
-        command.args(OWN_FOLDERS).args(["--", program]).args(words).current_dir(self.folder());
+        command.args(OWN_FOLDERS).args([HOSTS, "--", program]).args(words).current_dir(self.folder());
         self.host.clean(&mut command);
         command.env("TMPDIR", self.path("/tmp"));
         command

@@ -30,9 +30,15 @@ pub(crate) struct Registry {
 impl Registry {
     /// Serves the folder `registry` of `host` at a free port.
     pub(crate) fn start(host: &Host) -> Self {
+        Self::start_with(host, &[])
+    }
+
+    /// As [`Registry::start`], with more options.
+    pub(crate) fn start_with(host: &Host, options: &[&str]) -> Self {
         let data = host.folder().join("registry");
         let mut command = host.hull(["registry", "serve", "--listen", "127.0.0.1:0", "--data"]);
-        let child = command.arg(data).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let child =
+            command.arg(data).args(options).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut process = Guard(child);
         let mut address = String::new();
         BufReader::new(process.0.stdout.take().unwrap()).read_line(&mut address).unwrap();

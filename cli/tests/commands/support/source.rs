@@ -36,7 +36,12 @@ to = ["198.51.100.0/24"]
 
 /// Makes the folder `name` with [`HULL_TOML`] and `disk` as its disk.
 pub(crate) fn author(host: &Host, name: &str, disk: &[u8]) -> PathBuf {
-    let folder = host.folder().join(name);
+    author_in(host.folder(), name, disk)
+}
+
+/// As [`author`], in a folder that is no host's.
+pub(crate) fn author_in(folder: &Path, name: &str, disk: &[u8]) -> PathBuf {
+    let folder = folder.join(name);
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("hull.toml"), HULL_TOML).unwrap();
     fs::write(folder.join("disk.raw"), disk).unwrap();
