@@ -9,6 +9,8 @@
 //!
 //! [`hostile::run`] gives hull files that lie.
 //!
+//! [`registry::run`] holds a registry, ours or another one, against the distribution specification.
+//!
 //! It never links what it judges: no crate of this workspace is a dependency, and no code was taken over
 //! from one. It never believes a size from the archive: what is read at once has a fixed bound (a pack, 64
 //! MiB, is the largest). Whatever is in the archive, the answer is a report.
@@ -27,6 +29,7 @@ mod manifest;
 mod oci_layout;
 mod packs;
 mod raw_disk;
+pub mod registry;
 mod report;
 mod rules;
 

@@ -24,6 +24,7 @@ enum Suite {
     Appliance(commands::appliance::Arguments),
     Images(commands::images::Arguments),
     Hostile(commands::hostile::Arguments),
+    Registry(commands::registry::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Suite::Appliance(arguments) => commands::appliance::run(arguments),
         Suite::Images(arguments) => commands::images::run(arguments),
         Suite::Hostile(arguments) => commands::hostile::run(arguments),
+        Suite::Registry(arguments) => commands::registry::run(arguments),
     };
     match result {
         Ok(failed) => ExitCode::from(u8::from(failed)),

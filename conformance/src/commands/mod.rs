@@ -3,3 +3,4 @@
 pub(crate) mod appliance;
 pub(crate) mod hostile;
 pub(crate) mod images;
+pub(crate) mod registry;
