@@ -66,6 +66,10 @@ fn a_key_is_put_once_and_never_changes() {
         assert_eq!(content(&*storage, "a/b").await.unwrap(), b"first");
         assert_eq!(storage.size_bytes(&key("a/b")).await.unwrap(), 5);
         assert_eq!(put(&*storage, "empty", "").await, Put::Created);
+        let tombstone = async |name| storage.put_tombstone(&key(name), Bytes::from("gone")).await.unwrap();
+        assert_eq!(tombstone("a/b.closed").await, Put::Created);
+        assert_eq!(tombstone("a/b.closed").await, Put::Exists);
+        assert_eq!(content(&*storage, "a/b.closed").await.unwrap(), b"gone");
         assert_eq!(content(&*storage, "empty").await.unwrap(), b"");
     });
 }

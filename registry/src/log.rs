@@ -7,8 +7,6 @@
 //! What an entry means is its caller's business; where it lies is [`crate::layout`]'s. The newest entry
 //! is never deleted, since the places of those that follow are counted from it.
 
-use std::marker::PhantomData;
-
 use blob_store::{Entry, Key, Put, Storage, StorageError, read_whole};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,7 +21,8 @@ const MAX_ENTRY: u64 = 64 << 10;
 pub(crate) struct Log<'a, T> {
     storage: &'a dyn Storage,
     folder: Key,
-    entries: PhantomData<fn() -> T>,
+    /// Which entries say that something is no more: a full disk takes these too.
+    is_tombstone: fn(&T) -> bool,
 }
 
 /// An entry and its place: 0 for the first that was ever written.
@@ -49,7 +48,12 @@ pub(crate) enum LogError {
 
 impl<'a, T: Serialize + DeserializeOwned> Log<'a, T> {
     pub(crate) const fn new(storage: &'a dyn Storage, folder: Key) -> Self {
-        Self { storage, folder, entries: PhantomData }
+        Self { storage, folder, is_tombstone: |_| false }
+    }
+
+    /// Entries of which `is_tombstone` is true may use the storage's reserve.
+    pub(crate) fn with_tombstones(self, is_tombstone: fn(&T) -> bool) -> Self {
+        Self { is_tombstone, ..self }
     }
 
     /// What is true now; `None` where nothing was ever written.
@@ -102,8 +106,11 @@ impl<'a, T: Serialize + DeserializeOwned> Log<'a, T> {
             let place = newest.first().map_or(0, |newest| newest.place + 1);
             let content = serde_json::to_vec(&entry).expect("our records serialise as JSON");
             let key = layout::log_entry(&self.folder, place);
-            let put = self.storage.put_if_absent(&key, content.into()).await.map_err(LogError::from)?;
-            if put == Put::Created {
+            let put = match (self.is_tombstone)(&entry) {
+                true => self.storage.put_tombstone(&key, content.into()).await,
+                false => self.storage.put_if_absent(&key, content.into()).await,
+            };
+            if put.map_err(LogError::from)? == Put::Created {
                 return Ok(Some(Placed { place, entry }));
             }
         }

@@ -189,7 +189,8 @@ impl Repositories {
     }
 
     fn tag_log(&self, repository: &RepositoryName, tag: &Tag) -> Log<'_, TagEntry> {
-        Log::new(&*self.storage, layout::tag(repository, tag))
+        let log = Log::new(&*self.storage, layout::tag(repository, tag));
+        log.with_tombstones(|entry: &TagEntry| entry.digest.is_none())
     }
 }
 
