@@ -5,17 +5,27 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 /// A point in time: seconds since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Time(u64);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Time(u64);
 
 impl Time {
-    pub(crate) const fn from_secs(seconds: u64) -> Self {
+    /// So many seconds after the beginning of 1970.
+    pub const fn from_secs(seconds: u64) -> Self {
         Self(seconds)
     }
 
-    pub(crate) const fn as_secs(self) -> u64 {
+    /// Seconds since the beginning of 1970.
+    pub const fn as_secs(self) -> u64 {
         self.0
+    }
+
+    /// So much later. Parts of a second do not count.
+    pub(crate) const fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration.as_secs()))
     }
 
     /// How long ago `earlier` was; nothing where it lies ahead.
@@ -25,13 +35,14 @@ impl Time {
 }
 
 /// Tells the time.
-pub(crate) trait Clock: fmt::Debug + Send + Sync {
+pub trait Clock: fmt::Debug + Send + Sync {
+    /// The time of day.
     fn now(&self) -> Time;
 }
 
 /// The clock of this machine.
-#[derive(Debug)]
-pub(crate) struct SystemClock;
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Time {

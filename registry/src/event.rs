@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
+use crate::access::audit::Audit;
 use crate::exchange::Exchange;
 
 /// Is told what an operator should know. Called from many threads, and must not block.
@@ -58,6 +59,8 @@ pub enum Event<'a> {
         /// Why.
         error: &'a io::Error,
     },
+    /// Somebody changed something, or tried what they may not.
+    Audit(&'a Audit),
     /// Abandoned uploads were forgotten.
     UploadsExpired {
         /// How many.

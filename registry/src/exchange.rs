@@ -144,6 +144,12 @@ impl Exchange {
         let _ = self.route.set((route.template(), route.repository().cloned()));
     }
 
+    /// Notes who asks.
+    pub(crate) fn asked_by(&self, principal: String) {
+        // Set once, by the gate.
+        let _ = self.principal.set(principal);
+    }
+
     /// Notes bytes of the request's body.
     pub(crate) fn received(&self, bytes: usize) {
         self.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);

@@ -8,10 +8,12 @@
 mod blobs;
 pub(crate) mod body;
 mod error;
+pub(crate) mod gate;
 mod listings;
 mod manifests;
 pub(crate) mod operations;
 mod referrers;
+mod token;
 mod upload_requests;
 
 use std::sync::Arc;
@@ -24,8 +26,12 @@ use hyper::body::Incoming;
 
 use self::body::{Pace, RequestBody, ResponseBody};
 use self::error::ApiError;
+use self::gate::{Change, Gate};
+use crate::access::gate::Caller;
+use crate::access::right::Action;
 use crate::event::{Event, Observer};
 use crate::exchange::Exchange;
+use crate::name::RepositoryName;
 use crate::repository::{Author, Authority, Repositories};
 use crate::route::Route;
 use crate::uploads::Uploads;
@@ -41,14 +47,16 @@ type Answer = Result<Response<ResponseBody>, ApiError>;
 pub(crate) struct Service {
     pub(crate) repositories: Arc<Repositories>,
     pub(crate) uploads: Arc<Uploads>,
+    pub(crate) gate: Gate,
     pub(crate) pace: Pace,
     /// The longest path with its query.
     pub(crate) uri_bytes: usize,
     pub(crate) observer: Arc<dyn Observer>,
 }
 
-/// A request whose path was understood.
+/// A request whose path was understood, by somebody who may do that.
 struct Call {
+    caller: Caller,
     method: Method,
     headers: HeaderMap,
     query: Query,
@@ -82,8 +90,19 @@ impl Service {
             return Err(ApiError::Method { allowed: route.methods() });
         }
         let query = Query::parse(head.uri.query());
+        // Also of those who may not, since they may be sending already.
         let body = RequestBody::new(body, self.pace, Arc::clone(exchange));
-        let call = Call { method, headers: head.headers, query, body };
+        let caller = self.gate.admit(&route, &method, &head.headers, exchange).await?;
+        let change = Change::new(&route, &method, &query, &caller, exchange);
+        let call = Call { caller, method, headers: head.headers, query, body };
+        let answer = self.dispatch(route, call, exchange).await;
+        if let Some(change) = change {
+            change.answered(&answer, &self.gate.access);
+        }
+        answer
+    }
+
+    async fn dispatch(&self, route: Route, call: Call, exchange: &Exchange) -> Answer {
         match route {
             Route::Base => Ok(base()),
             Route::Manifest(repository, name) if call.method == Method::PUT => {
@@ -99,15 +118,16 @@ impl Service {
             Route::Blob(repository, digest) => self.get_blob(&repository, digest, &call).await,
             Route::Uploads(repository) => self.post_upload(repository, call).await,
             Route::Upload(repository, upload) => match call.method {
-                Method::GET => self.upload_status(&repository, upload).await,
+                Method::GET => self.upload_status(&repository, upload, &call).await,
                 Method::PATCH => self.patch_upload(repository, upload, call).await,
                 Method::PUT => self.put_upload(repository, upload, call).await,
-                _ => self.cancel_upload(&repository, upload).await,
+                _ => self.cancel_upload(&repository, upload, &call).await,
             },
             Route::Tags(repository) => self.list_tags(&repository, &call).await,
             Route::Referrers(repository, subject) => self.list_referrers(&repository, &subject, &call).await,
             Route::Catalog => self.list_repositories(&call).await,
             Route::History(repository, tag) => self.list_history(&repository, &tag, &call).await,
+            Route::Token => self.token(call, exchange.peer().ip()).await,
         }
     }
 }
@@ -124,14 +144,13 @@ impl Call {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// Who asks.
-    fn by(&self) -> &str {
-        "anonymous"
-    }
-
-    /// Who asks, as whoever keeps the rules wants to know it.
-    fn author(&self) -> Author<'_> {
-        Author { name: self.by(), authority: Authority::Ordinary }
+    /// Who asks, as whoever keeps the rules of a repository wants to know it.
+    fn author(&self, repository: &RepositoryName) -> Author<'_> {
+        let authority = match self.caller.may(Action::Admin, repository) {
+            true => Authority::Admin,
+            false => Authority::Ordinary,
+        };
+        Author { name: self.caller.name(), authority }
     }
 
     /// True if the client has the content already: `If-None-Match`, RFC 9110, section 13.1.2.

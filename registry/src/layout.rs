@@ -9,6 +9,9 @@
 //! repositories/<repository>/tags/<tag>+/<number>            {"digest","time","by"}: a tag's history
 //! repositories/<repository>/referrers/<algorithm>/<hex>/<algorithm>+<hex>
 //!                                                           the descriptor of a manifest with this subject
+//! access/users/<name>/<number>                              {"time","account"}: a user, password hashed
+//! access/robots/<id>/<number>                               {"time","account"}: a robot, token hashed
+//! access/keys/<number>                                      what bearer tokens are signed with
 //!
 //! <generation>  <time>.<16 hex digits at random>
 //! <stamp>       <time>.<size, 16 hex digits>.<generation>
@@ -29,8 +32,10 @@
 //! - A *stamp* says: at this time somebody relied on this generation here. A blob may be read in a
 //!   repository that has a stamp of it. That content is stored for one repository lets nobody read it
 //!   through another.
-//! - An upload is a session of the storage. Its id is half a digest of the repository's name, half
-//!   what the client knows, so an upload exists in its repository only.
+//! - An upload is a session of the storage. Its id is a digest of the repository, of whoever began it,
+//!   and of what the client knows, so an upload is nobody else's and exists in its repository only.
+//! - An account's log says what is true of it; its newest entry may say that it is removed. That there
+//!   is any account, or was, closes the registry to strangers. See [`crate::access`].
 //!
 //! # Stamp, then look
 //!
@@ -61,6 +66,8 @@ use std::fmt;
 use appliance::Digest;
 use blob_store::{Key, SessionId};
 
+use crate::access::principal::{AccountName, Principal};
+use crate::access::robot_token::RobotId;
 use crate::clock::Time;
 use crate::name::{RepositoryName, Tag, UploadId};
 
@@ -259,13 +266,43 @@ pub(crate) fn place_of_entry(entry: &str) -> Option<u64> {
     entry.parse().ok().map(|number: u64| u64::MAX - number)
 }
 
-/// The storage's session of an upload.
-pub(crate) fn session(name: &RepositoryName, upload: UploadId) -> SessionId {
-    let repository = Digest::sha256(name.as_str().as_bytes());
-    let mut id = [0; 32];
-    id[..16].copy_from_slice(&repository.as_bytes()[..16]);
-    id[16..].copy_from_slice(upload.as_bytes());
-    SessionId::new(id)
+/// The storage's session of an upload that `owner` began.
+pub(crate) fn session(name: &RepositoryName, owner: &Principal, upload: UploadId) -> SessionId {
+    // Neither a repository nor a principal has a line feed in it.
+    let whose = format!("{name}\n{owner}\n{upload}");
+    let digest = Digest::sha256(whose.as_bytes());
+    SessionId::new(digest.as_bytes().try_into().expect("a sha256 has 32 bytes"))
+}
+
+/// The folder of all users.
+pub(crate) fn users() -> Key {
+    key("access/users".to_owned())
+}
+
+/// The folder of a user's log.
+pub(crate) fn user(name: &AccountName) -> Key {
+    // `+` stands for what keys do not hold.
+    account(&users(), &name.as_str().replace('+', "++").replace('@', "+a"))
+}
+
+/// The folder of all robots.
+pub(crate) fn robots() -> Key {
+    key("access/robots".to_owned())
+}
+
+/// The folder of a robot's log. `id` is 16 hex digits of a hash of its name.
+pub(crate) fn robot(id: &RobotId) -> Key {
+    account(&robots(), id.as_str())
+}
+
+/// The folder of one account in a folder of accounts.
+pub(crate) fn account(accounts: &Key, folder: &str) -> Key {
+    key(format!("{accounts}/{folder}"))
+}
+
+/// The log of the keys that bearer tokens are signed with.
+pub(crate) fn token_keys() -> Key {
+    key("access/keys".to_owned())
 }
 
 fn of_digest(name: &RepositoryName, kind: &str, digest: &Digest) -> Key {
@@ -348,11 +385,28 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_belongs_to_its_repository() {
-        let upload = UploadId::new([1; 16]);
-        let session_in = |name: &str| session(&RepositoryName::parse(name).unwrap(), upload);
-        assert_eq!(session_in("a"), session_in("a"));
-        assert_ne!(session_in("a"), session_in("b"));
+    fn an_upload_belongs_to_its_repository_and_its_owner() {
+        let session = |name: &str, owner: &str, begun, random| {
+            let upload = UploadId::new(Time::from_secs(begun), [random; 16]);
+            session(&RepositoryName::parse(name).unwrap(), &owner.parse().unwrap(), upload)
+        };
+        let upload = session("a", "user:alice", 1, 1);
+        assert_eq!(session("a", "user:alice", 1, 1), upload);
+        assert_ne!(session("b", "user:alice", 1, 1), upload);
+        assert_ne!(session("a", "user:bob", 1, 1), upload);
+        assert_ne!(session("a", "robot:alice", 1, 1), upload);
+        assert_ne!(session("a", "user:alice", 2, 1), upload);
+        assert_ne!(session("a", "user:alice", 1, 2), upload);
+    }
+
+    #[test]
+    fn accounts_have_folders_of_their_own() {
+        let folder = |name: &str| user(&name.parse().unwrap()).to_string();
+        assert_eq!(folder("alice"), "access/users/alice");
+        assert_eq!(folder("me+x@r.example"), "access/users/me++x+ar.example");
+        assert_ne!(folder("a@b"), folder("a+ab"));
+        user(&"a".repeat(128).replace("aa", "a+").parse().unwrap());
+        assert_eq!(robot(&RobotId::of(&"ci".parse().unwrap())).as_str().len(), "access/robots/".len() + 16);
     }
 
     #[test]

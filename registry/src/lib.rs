@@ -7,6 +7,7 @@
 //! tags. [`Server`] is the entry; a request then goes `http` -> `repository` or `uploads` -> storage,
 //! whose keys are all in `layout`.
 
+mod access;
 mod cache;
 mod clock;
 mod connection;
@@ -21,6 +22,7 @@ mod metrics;
 mod name;
 mod operations;
 mod peers;
+mod public_url;
 mod random;
 mod range;
 mod repository;
@@ -31,8 +33,17 @@ mod tls;
 mod upload;
 mod uploads;
 
+pub use access::audit::{Audit, AuditedAction, Outcome};
+pub use access::htpasswd::HtpasswdError;
+pub use access::password::PasswordError;
+pub use access::principal::{AccountName, AccountNameError};
+pub use access::right::{Action, Actions, Grant, GrantError, Prefix};
+pub use access::secret::Secret;
+pub use access::{Access, AccessError, Expiry, Imported, RecordsError, RobotInfo, UserInfo};
+pub use clock::{Clock, SystemClock, Time};
 pub use event::{Event, Observer};
 pub use exchange::Exchange;
+pub use public_url::{PublicUrl, PublicUrlError};
 pub use rules::{Expired, Immutable, Pattern, Rule, Rules};
 pub use server::{Exposure, Garbage, Limits, ServeError, Server, ServerConfig};
 pub use tls::{Tls, TlsError};

@@ -61,6 +61,12 @@ impl<'a, T: Serialize + DeserializeOwned> Log<'a, T> {
         Ok(self.entries(None, 1).await?.pop())
     }
 
+    /// The place of what is true now.
+    pub(crate) async fn newest_place(&self) -> Result<Option<u64>, LogError> {
+        let found = self.storage.list(&self.folder, None, 1).await?;
+        Ok(found.first().and_then(|entry| layout::place_of_entry(entry.name())))
+    }
+
     /// At most `limit` entries, newest first, from the one before the place `before`.
     pub(crate) async fn entries(
         &self,

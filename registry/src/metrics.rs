@@ -16,6 +16,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::access::audit::AuditedAction;
 use crate::event::{Event, Observer};
 use crate::exchange::Exchange;
 
@@ -37,6 +38,7 @@ pub(crate) struct Metrics {
     connections_refused: Counter,
     handshakes_failed: Counter,
     accepts_failed: Counter,
+    logins_failed: Counter,
     uploads_open: Gauge,
     uploads_expired: Counter,
     blobs_pushed: Counter,
@@ -79,6 +81,7 @@ impl Metrics {
             connections_refused: Counter::default(),
             handshakes_failed: Counter::default(),
             accepts_failed: Counter::default(),
+            logins_failed: Counter::default(),
             uploads_open: Gauge::default(),
             uploads_expired: Counter::default(),
             blobs_pushed: Counter::default(),
@@ -115,6 +118,7 @@ impl Metrics {
             ),
             ("handshakes_failed", "Connections that TLS did not come about on", &self.handshakes_failed),
             ("accepts_failed", "Connections that could not be accepted", &self.accepts_failed),
+            ("logins_failed", "Logins that were wrong, or too many", &self.logins_failed),
             ("uploads_expired", "Uploads that were abandoned and forgotten", &self.uploads_expired),
             ("blobs_pushed", "Blobs that were pushed or mounted", &self.blobs_pushed),
             ("storage_errors", "Requests and other work that failed in the storage", &self.storage_errors),
@@ -149,6 +153,11 @@ impl Metrics {
             Event::AcceptFailed { .. } => count(&self.accepts_failed, 1),
             Event::ConnectionRefused { .. } => count(&self.connections_refused, 1),
             Event::HandshakeFailed { .. } => count(&self.handshakes_failed, 1),
+            Event::Audit(audit) => {
+                if audit.action == AuditedAction::LogIn {
+                    count(&self.logins_failed, 1);
+                }
+            }
             Event::UploadsExpired { count: expired } => count(&self.uploads_expired, *expired as u64),
             Event::GarbageCollected { closed_generations, deleted_generations, freed_bytes } => {
                 count(&self.gc_cycles, 1);

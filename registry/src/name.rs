@@ -6,9 +6,13 @@
 use std::fmt;
 
 use appliance::{Digest, DigestError, Reference};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Time;
 
 /// The name of a repository: `team/web`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub(crate) struct RepositoryName(String); // Invariant: matches the specification's grammar.
 
 /// The name of a manifest that may move.
@@ -22,9 +26,10 @@ pub(crate) enum ManifestName {
     Digest(Digest),
 }
 
-/// An upload, as its client knows it: 128 random bits, 32 hex digits in URLs.
+/// An upload, as its client knows it: when it began, and 128 random bits; 48 hex digits in URLs. Who
+/// changes any of them has another upload, one that is not there.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct UploadId([u8; 16]);
+pub(crate) struct UploadId([u8; 24]); // Seconds since 1970 in the first 8 bytes, big end first.
 
 /// Why a part of a path names nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,18 +93,37 @@ pub(crate) fn parse_digest(text: &str) -> Result<Digest, NameError> {
 }
 
 impl UploadId {
-    pub(crate) const fn new(bytes: [u8; 16]) -> Self {
+    pub(crate) fn new(begun: Time, random: [u8; 16]) -> Self {
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&begun.as_secs().to_be_bytes());
+        bytes[8..].copy_from_slice(&random);
         Self(bytes)
     }
 
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let mut bytes = [0; 16];
+        let mut bytes = [0; 24];
         hex::decode_to_slice(text, &mut bytes).ok()?;
         Some(Self(bytes))
     }
 
-    pub(crate) const fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
+    /// When it began, if there is such an upload.
+    pub(crate) fn begun(&self) -> Time {
+        let (begun, _) = self.0.split_first_chunk().expect("24 bytes begin with 8");
+        Time::from_secs(u64::from_be_bytes(*begun))
+    }
+}
+
+impl From<RepositoryName> for String {
+    fn from(name: RepositoryName) -> Self {
+        name.0
+    }
+}
+
+impl TryFrom<String> for RepositoryName {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        Self::parse(&text)
     }
 }
 

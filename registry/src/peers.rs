@@ -72,7 +72,8 @@ impl Drop for Peer {
     }
 }
 
-fn counted_as(address: IpAddr) -> IpAddr {
+/// What counts as one address.
+pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),

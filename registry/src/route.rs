@@ -13,6 +13,7 @@
 //! /v2/<name>/referrers/<digest>        Referrers
 //! /v2/_catalog                         Catalog (docker's)
 //! /v2/<name>/_hull/tags/<tag>/history  History (ours)
+//! /token                               Token (docker's)
 //! ```
 //!
 //! Source: OCI distribution-spec 1.1, "Endpoints".
@@ -35,6 +36,7 @@ pub(crate) enum Route {
     Referrers(RepositoryName, Digest),
     Catalog,
     History(RepositoryName, Tag),
+    Token,
 }
 
 /// Why a path means nothing.
@@ -52,6 +54,9 @@ impl Route {
     /// Reads a request's path, percent-encoded as it came.
     pub(crate) fn parse(path: &str) -> Result<Self, RouteError> {
         let path = percent_decode_str(path).decode_utf8().map_err(|_| RouteError::Unknown)?;
+        if path == "/token" {
+            return Ok(Self::Token);
+        }
         let rest = path.strip_prefix("/v2").ok_or(RouteError::Unknown)?;
         if matches!(rest, "" | "/") {
             return Ok(Self::Base);
@@ -99,13 +104,14 @@ impl Route {
             Self::Referrers(..) => "/v2/<name>/referrers/<digest>",
             Self::Catalog => "/v2/_catalog",
             Self::History(..) => "/v2/<name>/_hull/tags/<tag>/history",
+            Self::Token => "/token",
         }
     }
 
     /// The repository that the path names.
     pub(crate) fn repository(&self) -> Option<&RepositoryName> {
         match self {
-            Self::Base | Self::Catalog => None,
+            Self::Base | Self::Catalog | Self::Token => None,
             Self::Manifest(name, _)
             | Self::Blob(name, _)
             | Self::Uploads(name)
@@ -125,6 +131,7 @@ impl Route {
             Self::Blob(..) => &[Method::GET, Method::HEAD, Method::DELETE],
             Self::Manifest(..) => &[Method::GET, Method::HEAD, Method::PUT, Method::DELETE],
             Self::Uploads(_) => &[Method::POST],
+            Self::Token => &[Method::GET, Method::POST],
             Self::Upload(..) => &[Method::GET, Method::PATCH, Method::PUT, Method::DELETE],
         }
     }
@@ -133,6 +140,7 @@ impl Route {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Time;
 
     const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -171,10 +179,11 @@ mod tests {
         check("/v2/web/blobs/uploads/", Route::Uploads(name("web")));
         check("/v2/web/blobs/uploads", Route::Uploads(name("web")));
         check(
-            &format!("/v2/a/b/blobs/uploads/{}", "0".repeat(32)),
-            Route::Upload(name("a/b"), UploadId::new([0; 16])),
+            &format!("/v2/a/b/blobs/uploads/{}", "0".repeat(48)),
+            Route::Upload(name("a/b"), UploadId::new(Time::from_secs(0), [0; 16])),
         );
         check("/v2/web/tags/list", Route::Tags(name("web")));
+        check("/token", Route::Token);
         check(&format!("/v2/a/b/referrers/{EMPTY}"), Route::Referrers(name("a/b"), empty));
         check("/v2/_catalog", Route::Catalog);
         check("/v2/a/b/_hull/tags/1.4/history", Route::History(name("a/b"), Tag::parse("1.4").unwrap()));
@@ -193,6 +202,7 @@ mod tests {
     fn everything_else_is_an_error_that_says_what_is_wrong() {
         check_error("/", "nothing is served");
         check_error("/v1/", "nothing is served");
+        check_error("/token/", "nothing is served");
         check_error("/v2x/a/tags/list", "nothing is served");
         check_error("/v2/web", "nothing is served");
         check_error("/v2/_catalog/x", "nothing is served");

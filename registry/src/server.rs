@@ -22,17 +22,22 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
-use crate::clock::SystemClock;
+use crate::access::right::{Action, Actions, Grant, Prefix};
+use crate::access::{Access, RecordsError};
+use crate::clock::Clock;
 use crate::connection::{Connection, Transport};
 use crate::event::{Event, Observer};
 use crate::exchange::{Exchange, RequestIds, Watch, WatchedBody};
 use crate::http::Service;
 use crate::http::body::{Pace, ResponseBody};
+use crate::http::gate::Gate;
 use crate::http::operations::Probes;
 use crate::layout;
+use crate::log::LogError;
 use crate::metrics::{Counted, Metrics};
 use crate::operations::Operations;
 use crate::peers::{Peers, TooMany};
+use crate::public_url::PublicUrl;
 use crate::random;
 use crate::repository::Repositories;
 use crate::rules::Rules;
@@ -56,10 +61,14 @@ pub struct ServerConfig {
     pub rules: Rules,
     /// When what nothing refers to is deleted.
     pub garbage: Garbage,
-    /// `https://HOST[:PORT]` as clients reach the server, where that is not what they say themselves.
-    pub public_url: Option<String>,
-    /// Prefixes of the repositories that may be pulled from without a user; an empty one is all.
-    pub anonymous_pull: Vec<String>,
+    /// Where clients reach the server, if a proxy stands before it. Otherwise each client is told to
+    /// get its tokens where it says that it has reached the server.
+    pub public_url: Option<PublicUrl>,
+    /// Repositories that everybody may pull from, once there are users. Without any user, everybody may
+    /// do everything.
+    pub anonymous_pull: Vec<Prefix>,
+    /// Tells what holds how long.
+    pub clock: Arc<dyn Clock>,
     /// Who is told what went wrong.
     pub observer: Arc<dyn Observer>,
 }
@@ -127,6 +136,12 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+impl From<LogError> for ServeError {
+    fn from(error: LogError) -> Self {
+        Self::Accounts(error.into())
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -181,6 +196,9 @@ pub enum ServeError {
     /// The storage failed.
     #[error("the storage cannot be used")]
     Storage(#[from] StorageError),
+    /// The storage failed, or the record of an account in it is damaged.
+    #[error("the accounts cannot be read")]
+    Accounts(#[source] RecordsError),
 }
 
 /// A registry that listens. Connections wait until [`Server::run`].
@@ -222,15 +240,19 @@ impl Server {
     ///
     /// [`ServeError`]; nothing listens then.
     pub async fn bind(config: ServerConfig, storage: Arc<dyn Storage>) -> Result<Self, ServeError> {
-        let ServerConfig { listen, exposure, tls, operations, limits, rules, observer, .. } = config;
-        check_exposure(listen, exposure, tls.is_some(), false)?;
+        let metrics = Arc::new(Metrics::new(SystemTime::now()));
+        let observer = Arc::clone(&config.observer);
+        let observer: Arc<dyn Observer> = Arc::new(Counted { metrics: Arc::clone(&metrics), observer });
+        let gate = gate(&storage, &config, &observer);
+        let has_users = !gate.access.is_open().await?;
+        check_exposure(config.listen, config.exposure, config.tls.is_some(), has_users)?;
         check_layout(&*storage).await?;
+        gate.access.prepare().await?;
+        let service = Arc::new(service(Arc::clone(&storage), &config, gate, observer));
+        let ServerConfig { listen, tls, operations, limits, .. } = config;
         let failed = |listen| move |source| ServeError::Listen { listen, source };
         let listener = TcpListener::bind(listen).await.map_err(failed(listen))?;
         let local_addr = listener.local_addr().map_err(failed(listen))?;
-        let metrics = Arc::new(Metrics::new(SystemTime::now()));
-        let observer = Arc::new(Counted { metrics: Arc::clone(&metrics), observer });
-        let service = Arc::new(service(Arc::clone(&storage), limits, rules, observer));
         let (stop, is_draining) = watch::channel(false);
         let operations = match operations {
             None => None,
@@ -244,6 +266,11 @@ impl Server {
         let ids = RequestIds::new(random::bytes());
         let front = Arc::new(Front { service, tls, limits, metrics, ids, is_draining });
         Ok(Self { listener, local_addr, operations, front, is_draining: stop })
+    }
+
+    /// The accounts, to be changed while the server runs.
+    pub fn access(&self) -> &Access {
+        &self.front.service.gate.access
     }
 
     /// The address that the server listens on.
@@ -278,18 +305,36 @@ impl Server {
     }
 }
 
-fn service(storage: Arc<dyn Storage>, limits: Limits, rules: Rules, observer: Arc<dyn Observer>) -> Service {
-    let clock = Arc::new(SystemClock);
-    let repositories = Repositories::new(Arc::clone(&storage), clock, limits.grace, Arc::new(rules));
+/// What lets requests through.
+fn gate(storage: &Arc<dyn Storage>, config: &ServerConfig, observer: &Arc<dyn Observer>) -> Gate {
+    let actions: Actions = [Action::Pull].into_iter().collect();
+    let public = |prefix: &Prefix| Grant { prefix: prefix.clone(), actions };
+    Gate {
+        access: Access::new(Arc::clone(storage), Arc::clone(&config.clock), Arc::clone(observer)),
+        everybodys: config.anonymous_pull.iter().map(public).collect(),
+        public_url: config.public_url.clone(),
+        scheme: if config.tls.is_some() { "https" } else { "http" },
+    }
+}
+
+fn service(
+    storage: Arc<dyn Storage>,
+    config: &ServerConfig,
+    gate: Gate,
+    observer: Arc<dyn Observer>,
+) -> Service {
+    let ServerConfig { limits, rules, clock, .. } = config;
+    let (clock, rules) = (Arc::clone(clock), Arc::new(rules.clone()));
+    let repositories = Repositories::new(Arc::clone(&storage), Arc::clone(&clock), limits.grace, rules);
     let repositories = Arc::new(repositories);
     let upload_limits = UploadLimits {
         blob_bytes: limits.blob_bytes,
         open_uploads: limits.open_uploads,
         expiry: limits.upload_expiry,
     };
-    let uploads = Arc::new(Uploads::new(storage, Arc::clone(&repositories), upload_limits));
+    let uploads = Arc::new(Uploads::new(storage, Arc::clone(&repositories), clock, upload_limits));
     let pace = Pace { window: limits.body_window, floor_bytes: limits.body_floor_bytes };
-    Service { repositories, uploads, pace, uri_bytes: limits.uri_bytes, observer }
+    Service { repositories, uploads, gate, pace, uri_bytes: limits.uri_bytes, observer }
 }
 
 /// Whether a server may listen there.

@@ -25,6 +25,8 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use tokio::sync::{OwnedMutexGuard, watch};
 
+use crate::access::principal::Principal;
+use crate::clock::Clock;
 use crate::http::body::{BodyError, RequestBody};
 use crate::layout;
 use crate::name::{RepositoryName, UploadId};
@@ -48,8 +50,16 @@ pub(crate) struct UploadLimits {
 pub(crate) struct Uploads {
     storage: Arc<dyn Storage>,
     repositories: Arc<Repositories>,
+    clock: Arc<dyn Clock>,
     limits: UploadLimits,
     open: Mutex<HashMap<SessionId, Arc<OpenUpload>>>,
+}
+
+/// Where an upload goes, and whose it is. To others it is not there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub(crate) repository: &'a RepositoryName,
+    pub(crate) owner: &'a Principal,
 }
 
 /// Why an upload did not go on. Unless the error says otherwise, what had arrived is kept.
@@ -105,34 +115,37 @@ impl Hashed {
     }
 }
 
+impl Target<'_> {
+    fn session(&self, upload: UploadId) -> SessionId {
+        layout::session(self.repository, self.owner, upload)
+    }
+}
+
 impl Uploads {
     pub(crate) fn new(
         storage: Arc<dyn Storage>,
         repositories: Arc<Repositories>,
+        clock: Arc<dyn Clock>,
         limits: UploadLimits,
     ) -> Self {
-        Self { storage, repositories, limits, open: Mutex::default() }
+        Self { storage, repositories, clock, limits, open: Mutex::default() }
     }
 
     /// Opens an upload.
-    pub(crate) async fn begin(&self, repository: &RepositoryName) -> Result<UploadId, UploadsError> {
+    pub(crate) async fn begin(&self, to: Target<'_>) -> Result<UploadId, UploadsError> {
         if self.open().len() >= self.limits.open_uploads {
             return Err(UploadsError::TooMany);
         }
-        let upload = UploadId::new(random::bytes());
-        let id = layout::session(repository, upload);
+        let upload = UploadId::new(self.clock.now(), random::bytes());
+        let id = to.session(upload);
         self.storage.begin(id).await?;
         self.entry(id);
         Ok(upload)
     }
 
     /// How many bytes have arrived.
-    pub(crate) async fn received(
-        &self,
-        repository: &RepositoryName,
-        upload: UploadId,
-    ) -> Result<u64, UploadsError> {
-        let id = layout::session(repository, upload);
+    pub(crate) async fn received(&self, to: Target<'_>, upload: UploadId) -> Result<u64, UploadsError> {
+        let id = to.session(upload);
         let known = self.open().get(&id).cloned();
         match known {
             Some(upload) => Ok(upload.received.load(Ordering::Acquire)),
@@ -144,12 +157,12 @@ impl Uploads {
     /// start.
     pub(crate) async fn append(
         self: &Arc<Self>,
-        repository: &RepositoryName,
+        to: Target<'_>,
         upload: UploadId,
         head: ChunkHead,
         body: RequestBody,
     ) -> Result<u64, UploadsError> {
-        let (this, id) = (Arc::clone(self), layout::session(repository, upload));
+        let (this, id) = (Arc::clone(self), to.session(upload));
         to_the_end(async move {
             let mut turn = this.turn(id).await?;
             turn.receive(head, body, turn.algorithm(), this.limits).await?;
@@ -166,14 +179,14 @@ impl Uploads {
     /// Appends the last chunk, which may be empty, and makes the upload a blob of the repository.
     pub(crate) async fn finish(
         self: &Arc<Self>,
-        repository: &RepositoryName,
+        to: Target<'_>,
         upload: UploadId,
         digest: Digest,
         head: ChunkHead,
         body: RequestBody,
     ) -> Result<(), UploadsError> {
-        let (this, id) = (Arc::clone(self), layout::session(repository, upload));
-        let repository = repository.clone();
+        let (this, id) = (Arc::clone(self), to.session(upload));
+        let repository = to.repository.clone();
         to_the_end(async move {
             let mut turn = this.turn(id).await?;
             turn.receive(head, body, digest.algorithm(), this.limits).await?;
@@ -185,13 +198,13 @@ impl Uploads {
     /// Stores a blob that arrives in one request. Nothing is kept after an error.
     pub(crate) async fn push(
         self: &Arc<Self>,
-        repository: &RepositoryName,
+        to: Target<'_>,
         digest: Digest,
         head: ChunkHead,
         body: RequestBody,
     ) -> Result<(), UploadsError> {
-        let id = layout::session(repository, self.begin(repository).await?);
-        let (this, repository) = (Arc::clone(self), repository.clone());
+        let id = to.session(self.begin(to).await?);
+        let (this, repository) = (Arc::clone(self), to.repository.clone());
         to_the_end(async move {
             let mut turn = this.turn(id).await?;
             if let Err(error) = turn.receive(head, body, digest.algorithm(), this.limits).await {
@@ -204,12 +217,8 @@ impl Uploads {
     }
 
     /// Gives an upload up.
-    pub(crate) async fn cancel(
-        &self,
-        repository: &RepositoryName,
-        upload: UploadId,
-    ) -> Result<(), UploadsError> {
-        let turn = self.turn(layout::session(repository, upload)).await?;
+    pub(crate) async fn cancel(&self, to: Target<'_>, upload: UploadId) -> Result<(), UploadsError> {
+        let turn = self.turn(to.session(upload)).await?;
         self.forget(turn.id).await
     }
 

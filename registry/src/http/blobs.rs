@@ -51,7 +51,7 @@ impl Service {
         digest: Digest,
         call: &Call,
     ) -> Answer {
-        match self.repositories.delete_blob(repository, &digest, call.author()).await? {
+        match self.repositories.delete_blob(repository, &digest, call.author(repository)).await? {
             true => Ok(empty(StatusCode::ACCEPTED, [])),
             false => Err(ApiError::BlobUnknown { digest }),
         }

@@ -11,6 +11,8 @@ use serde_json::json;
 
 use super::body::{BodyError, ResponseBody};
 use super::{respond, text_value};
+use crate::access::login::LoginError;
+use crate::log::LogError;
 use crate::manifest::ManifestError;
 use crate::name::NameError;
 use crate::range::ChunkRangeError;
@@ -26,6 +28,14 @@ pub(crate) enum ApiError {
     Route(#[from] RouteError),
     #[error("the path and its parameters have more than {limit} bytes")]
     LongUri { limit: usize },
+    #[error("a login is wanted, or another one")]
+    Unauthorized { challenge: String },
+    #[error("that is not allowed, or not to you")]
+    Denied,
+    #[error("expected `grant_type` `password` with `username` and `password`, or `refresh_token`")]
+    BadGrant,
+    #[error(transparent)]
+    Login(#[from] LoginError),
     #[error("the method is not supported here")]
     Method { allowed: &'static [Method] },
     #[error("there is no blob {digest} in this repository")]
@@ -67,6 +77,12 @@ impl From<NameError> for ApiError {
     }
 }
 
+impl From<LogError> for ApiError {
+    fn from(error: LogError) -> Self {
+        Self::Login(error.into())
+    }
+}
+
 impl ApiError {
     pub(crate) fn status(&self) -> StatusCode {
         self.status_and_code().0
@@ -100,6 +116,17 @@ impl ApiError {
             | Self::ManifestDigest { .. }
             | Self::Upload(UploadsError::WrongDigest { .. }) => (StatusCode::BAD_REQUEST, "DIGEST_INVALID"),
             Self::LongUri { .. } => (StatusCode::URI_TOO_LONG, "UNSUPPORTED"),
+            Self::Unauthorized { .. } => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
+            Self::Denied => (StatusCode::FORBIDDEN, "DENIED"),
+            Self::BadGrant => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
+            Self::Login(LoginError::TooMany(_)) => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
+            Self::Login(LoginError::Wrong | LoginError::BadToken) => {
+                (StatusCode::UNAUTHORIZED, "UNAUTHORIZED")
+            }
+            Self::Login(LoginError::Records(LogError::Storage(error))) => of_storage(error),
+            Self::Login(LoginError::Records(LogError::Damaged { .. })) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN")
+            }
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
             Self::BlobUnknown { .. } => (StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
             Self::ManifestUnknown => (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
@@ -158,6 +185,12 @@ impl ApiError {
             Self::Method { allowed } => {
                 let names: Vec<&str> = allowed.iter().map(Method::as_str).collect();
                 vec![(header::ALLOW, text_value(&names.join(", ")))]
+            }
+            Self::Unauthorized { challenge } => {
+                vec![(header::WWW_AUTHENTICATE, text_value(challenge))]
+            }
+            Self::Login(LoginError::TooMany(too_many)) => {
+                vec![(header::RETRY_AFTER, too_many.retry_after.as_secs().max(1).into())]
             }
             Self::Range { size } => vec![(header::CONTENT_RANGE, text_value(&format!("bytes */{size}")))],
             Self::OutOfOrder { location, range, .. } => {

@@ -7,6 +7,8 @@ use http::header::{self, HeaderName, HeaderValue};
 use serde_json::json;
 
 use super::{Answer, ApiError, Call, Service, json, text_value};
+use crate::access::gate::Caller;
+use crate::access::right::Action;
 use crate::layout;
 use crate::name::{RepositoryName, Tag};
 
@@ -29,11 +31,31 @@ impl Service {
     pub(super) async fn list_repositories(&self, call: &Call) -> Answer {
         let page = Page::of(call)?;
         let last = call.query.get("last").map(RepositoryName::parse).transpose()?;
-        let mut names = self.repositories.names(last.as_ref(), page.looked_up()).await?;
+        let mut names = self.readable_names(last, page.looked_up(), &call.caller).await?;
         let next = page.cut(&mut names).then(|| names.last()).flatten().map(RepositoryName::as_str);
         let link = page.link("/v2/_catalog", next);
         let names: Vec<&str> = names.iter().map(RepositoryName::as_str).collect();
         Ok(json(link, &json!({ "repositories": names })))
+    }
+
+    /// At most `limit` repositories after `last` that somebody may pull from.
+    async fn readable_names(
+        &self,
+        mut last: Option<RepositoryName>,
+        limit: usize,
+        caller: &Caller,
+    ) -> Result<Vec<RepositoryName>, ApiError> {
+        let mut names = Vec::new();
+        loop {
+            let found = self.repositories.names(last.as_ref(), MAX_PAGE).await?;
+            let are_more = found.len() == MAX_PAGE;
+            last = found.last().cloned();
+            names.extend(found.into_iter().filter(|name| caller.has_right(Action::Pull, name)));
+            if names.len() >= limit || !are_more {
+                names.truncate(limit);
+                return Ok(names);
+            }
+        }
     }
 
     /// What a tag has named, newest first.

@@ -67,7 +67,7 @@ impl Service {
             return Err(ApiError::MissingBlobs { missing });
         }
         let (repository, manifest, tags) = (&repository, &manifest, &tags);
-        let put = PutManifest { repository, manifest, digest, bytes, tags, by: call.author() };
+        let put = PutManifest { repository, manifest, digest, bytes, tags, by: call.author(repository) };
         self.repositories.put_manifest(&put).await?;
         let mut headers = vec![
             (header::LOCATION, text_value(&format!("/v2/{repository}/manifests/{digest}"))),
@@ -91,9 +91,11 @@ impl Service {
         call: &Call,
     ) -> Answer {
         let was_there = match name {
-            ManifestName::Tag(tag) => self.repositories.delete_tag(repository, tag, call.author()).await?,
+            ManifestName::Tag(tag) => {
+                self.repositories.delete_tag(repository, tag, call.author(repository)).await?
+            }
             ManifestName::Digest(digest) => {
-                self.repositories.delete_manifest(repository, *digest, call.author()).await?
+                self.repositories.delete_manifest(repository, *digest, call.author(repository)).await?
             }
         };
         match was_there {

@@ -8,32 +8,41 @@ use http::StatusCode;
 use http::header::{self, HeaderName, HeaderValue};
 
 use super::{Answer, ApiError, Call, DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID, Service, empty, text_value};
+use crate::access::right::Action;
 use crate::name::{RepositoryName, UploadId, parse_digest};
 use crate::range::ByteRange;
 use crate::upload::{ChunkHead, UploadError};
-use crate::uploads::UploadsError;
+use crate::uploads::{Target, UploadsError};
 
 impl Service {
     /// Opens an upload, or makes one unnecessary: by a mount, or with the content in the body.
     pub(super) async fn post_upload(&self, repository: RepositoryName, call: Call) -> Answer {
         if let Some(digest) = call.query.get("mount") {
             let digest = parse_digest(digest)?;
-            if self.mount(&repository, &digest, call.query.get("from")).await? {
+            if self.mount(&repository, &digest, &call).await? {
                 return Ok(created(&repository, &digest));
             }
         } else if let Some(digest) = call.query.get("digest") {
             let digest = parse_digest(digest)?;
             let head = chunk_head(&call)?;
-            self.uploads.push(&repository, digest, head, call.body).await?;
+            let to = Target { repository: &repository, owner: call.caller.principal() };
+            self.uploads.push(to, digest, head, call.body).await?;
             return Ok(created(&repository, &digest));
         }
-        let upload = self.uploads.begin(&repository).await?;
+        let to = Target { repository: &repository, owner: call.caller.principal() };
+        let upload = self.uploads.begin(to).await?;
         Ok(empty(StatusCode::ACCEPTED, progress(&repository, upload, 0)))
     }
 
     /// Where an interrupted upload goes on.
-    pub(super) async fn upload_status(&self, repository: &RepositoryName, upload: UploadId) -> Answer {
-        let received = self.uploads.received(repository, upload).await?;
+    pub(super) async fn upload_status(
+        &self,
+        repository: &RepositoryName,
+        upload: UploadId,
+        call: &Call,
+    ) -> Answer {
+        let to = Target { repository, owner: call.caller.principal() };
+        let received = self.uploads.received(to, upload).await?;
         Ok(empty(StatusCode::NO_CONTENT, progress(repository, upload, received)))
     }
 
@@ -44,7 +53,8 @@ impl Service {
         call: Call,
     ) -> Answer {
         let head = chunk_head(&call)?;
-        let appended = self.uploads.append(&repository, upload, head, call.body).await;
+        let to = Target { repository: &repository, owner: call.caller.principal() };
+        let appended = self.uploads.append(to, upload, head, call.body).await;
         let received = appended.map_err(|error| located(error, &repository, upload))?;
         Ok(empty(StatusCode::ACCEPTED, progress(&repository, upload, received)))
     }
@@ -57,27 +67,36 @@ impl Service {
     ) -> Answer {
         let digest = parse_digest(call.query.get("digest").ok_or(ApiError::NoDigest)?)?;
         let head = chunk_head(&call)?;
-        let finished = self.uploads.finish(&repository, upload, digest, head, call.body).await;
+        let to = Target { repository: &repository, owner: call.caller.principal() };
+        let finished = self.uploads.finish(to, upload, digest, head, call.body).await;
         finished.map_err(|error| located(error, &repository, upload))?;
         Ok(created(&repository, &digest))
     }
 
-    pub(super) async fn cancel_upload(&self, repository: &RepositoryName, upload: UploadId) -> Answer {
-        self.uploads.cancel(repository, upload).await?;
+    pub(super) async fn cancel_upload(
+        &self,
+        repository: &RepositoryName,
+        upload: UploadId,
+        call: &Call,
+    ) -> Answer {
+        let to = Target { repository, owner: call.caller.principal() };
+        self.uploads.cancel(to, upload).await?;
         Ok(empty(StatusCode::NO_CONTENT, []))
     }
 
-    /// True if the blob is in `repository` now. A source that has no such blob, or is no repository,
-    /// is no error: the client uploads then. Without a source, any repository will do.
+    /// True if the blob is in `repository` now. A source that has no such blob, is no repository, or
+    /// may not be read by whoever asks, is no error: the client uploads then. Without a source, any
+    /// repository will do that they may read.
     async fn mount(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
-        from: Option<&str>,
+        call: &Call,
     ) -> Result<bool, ApiError> {
-        let from = match from {
-            Some(from) => Some(RepositoryName::parse(from)?),
-            None => self.repositories.who_has(digest, |_| true).await?,
+        let may_read = |from: &RepositoryName| call.caller.may(Action::Pull, from);
+        let from = match call.query.get("from") {
+            Some(from) => Some(RepositoryName::parse(from)?).filter(may_read),
+            None => self.repositories.who_has(digest, may_read).await?,
         };
         let Some(from) = from else { return Ok(false) };
         Ok(self.repositories.mount_blob(&from, repository, digest).await?)

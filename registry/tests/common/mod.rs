@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use appliance::Digest;
 use blob_store::{MemoryStorage, Storage};
-use registry::{Event, Exposure, Garbage, Limits, Observer, Rules, Server, ServerConfig};
+use registry::{
+    Access, Event, Exposure, Garbage, Limits, Observer, Rules, Server, ServerConfig, SystemClock,
+};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -23,7 +25,9 @@ pub(crate) const INDEX: &str = appliance::media_type::INDEX;
 pub(crate) struct Registry {
     pub(crate) addr: SocketAddr,
     pub(crate) operations_addr: Option<SocketAddr>,
-    /// What the server reported, as text, but for requests that were answered.
+    /// The server's accounts.
+    pub(crate) access: Access,
+    /// What the server reported of itself, as text: neither requests that were answered nor who did what.
     pub(crate) events: mpsc::Receiver<String>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -34,7 +38,7 @@ struct Reporter(mpsc::Sender<String>);
 
 impl Observer for Reporter {
     fn observe(&self, event: &Event<'_>) {
-        if matches!(event, Event::RequestAnswered { .. }) {
+        if matches!(event, Event::RequestAnswered { .. } | Event::Audit(_)) {
             return;
         }
         let _ = self.0.send(format!("{event:?}"));
@@ -66,7 +70,7 @@ impl Registry {
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
                 let server = Server::bind(config, storage).await.unwrap();
-                ready.send((server.local_addr(), server.operations_addr())).unwrap();
+                ready.send((server.local_addr(), server.operations_addr(), server.access().clone())).unwrap();
                 server
                     .run(async {
                         let _ = stopped.await;
@@ -74,8 +78,8 @@ impl Registry {
                     .await;
             });
         });
-        let (addr, operations_addr) = is_ready.recv().expect("the server starts");
-        Self { addr, operations_addr, events, stop: Some(stop), thread: Some(thread) }
+        let (addr, operations_addr, access) = is_ready.recv().expect("the server starts");
+        Self { addr, operations_addr, access, events, stop: Some(stop), thread: Some(thread) }
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -115,6 +119,7 @@ pub(crate) fn config(listen: &str, limits: Limits, observer: Arc<dyn Observer>) 
         garbage: Garbage::default(),
         public_url: None,
         anonymous_pull: Vec::new(),
+        clock: Arc::new(SystemClock),
         observer,
     }
 }

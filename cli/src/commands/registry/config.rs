@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use packer::hull_toml::{HullTomlError, Item, Section, parse_size, read_document};
-use registry::{Garbage, Limits, Pattern, Rule, Rules};
+use registry::{Garbage, Limits, Pattern, Prefix, PublicUrl, Rule, Rules};
 
 use crate::error::{CommandError, Exit};
 
@@ -21,10 +21,10 @@ use crate::error::{CommandError, Exit};
 pub(super) struct Config {
     pub(super) listen: Option<SocketAddr>,
     pub(super) data: Option<PathBuf>,
-    pub(super) public_url: Option<String>,
+    pub(super) public_url: Option<PublicUrl>,
     pub(super) tls: Option<TlsPaths>,
     pub(super) operations: Option<SocketAddr>,
-    pub(super) anonymous_pull: Vec<String>,
+    pub(super) anonymous_pull: Vec<Prefix>,
     pub(super) limits: Limits,
     pub(super) garbage: Garbage,
     pub(super) rules: Rules,
@@ -82,7 +82,7 @@ impl Config {
                 Ok(())
             })?;
             table(document, "access", |access| {
-                config.anonymous_pull = list(access, "anonymous-pull", |item| Ok(item.text()?.to_owned()))?;
+                config.anonymous_pull = list(access, "anonymous-pull", prefix)?;
                 Ok(())
             })?;
             table(document, "limits", |section| limits(section, &mut config.limits))?;
@@ -192,14 +192,12 @@ fn path(item: &Item<'_>, folder: &Path) -> Result<PathBuf, HullTomlError> {
 }
 
 /// What clients put a path behind: a scheme and a host.
-fn url(item: &Item<'_>) -> Result<String, HullTomlError> {
-    let is_host =
-        |host: &str| !host.is_empty() && host.bytes().all(|c| c.is_ascii_graphic() && !b"/?#@".contains(&c));
-    let read = |text: &str| {
-        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
-        is_host(host).then(|| text.to_owned())
-    };
-    item.read(read, "a URL such as \"https://registry.example:5000\", without a path")
+fn url(item: &Item<'_>) -> Result<PublicUrl, HullTomlError> {
+    item.read(|text| text.parse().ok(), "a URL such as \"https://registry.example:5000\", without a path")
+}
+
+fn prefix(item: &Item<'_>) -> Result<Prefix, HullTomlError> {
+    item.read(|text| text.parse().ok(), "a repository such as \"team\", with all below it, or \"*\"")
 }
 
 fn pattern(item: &Item<'_>) -> Result<Pattern, HullTomlError> {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use registry::{Event, Exchange, Observer};
+use registry::{Audit, Event, Exchange, Observer, Outcome};
 use serde_json::{Map, Value, json};
 
 use super::config::LogFormat;
@@ -121,6 +121,37 @@ impl Log {
     }
 }
 
+/// Who did what, or tried to.
+impl Log {
+    fn audit(&self, audit: &Audit) {
+        let is_refusal = audit.outcome == Outcome::Denied;
+        if self.format == LogFormat::Text && !self.is_verbose && !is_refusal {
+            return;
+        }
+        let Audit { principal, action, outcome, .. } = audit;
+        let address = audit.address.map(|address| address.to_string());
+        let mut message = plain(principal);
+        message += &address.as_ref().map(|address| format!(" at {address}")).unwrap_or_default();
+        message += &format!(": {action}");
+        for what in [&audit.repository, &audit.object, &audit.digest.map(|digest| digest.to_string())] {
+            message += &what.as_ref().map(|what| format!(" {}", plain(what))).unwrap_or_default();
+        }
+        message += &format!(": {outcome}");
+        let fields = json!({
+            "principal": plain(principal),
+            "peer": address,
+            "action": action.to_string(),
+            "repository": audit.repository,
+            "object": audit.object.as_deref().map(plain),
+            "digest": audit.digest,
+            "outcome": outcome.to_string(),
+        });
+        let Value::Object(fields) = fields else { unreachable!("it is written as an object") };
+        let level = if is_refusal { Level::Warning } else { Level::Info };
+        self.write(level, "audit", message, fields);
+    }
+}
+
 impl Observer for Log {
     fn observe(&self, event: &Event<'_>) {
         let none = Map::new();
@@ -148,6 +179,7 @@ impl Observer for Log {
                     self.write(Level::Info, "handshake-failed", message, none);
                 }
             }
+            Event::Audit(audit) => self.audit(audit),
             Event::UploadsExpired { count } => {
                 let message = format!("{} forgotten", text::count(*count as u64, "abandoned upload"));
                 self.write(Level::Info, "uploads-expired", message, none);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use blob_store::FolderStorage;
-use registry::{Exposure, ServeError, Server, ServerConfig};
+use registry::{Exposure, ServeError, Server, ServerConfig, SystemClock};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::config::{Config, LogFormat, TlsPaths};
@@ -99,6 +99,7 @@ async fn serve(
         garbage: config.garbage,
         public_url: config.public_url,
         anonymous_pull: config.anonymous_pull,
+        clock: Arc::new(SystemClock),
         observer: Arc::clone(&log) as _,
     };
     let scheme = if tls.is_some() { "https" } else { "http" };
