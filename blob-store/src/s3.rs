@@ -63,6 +63,9 @@ mod segments;
 mod session;
 mod settle;
 
+#[cfg(test)]
+mod drills;
+
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -76,7 +79,7 @@ use tokio::task::JoinError;
 use self::bucket::{Bucket, Depth, Listed, PAGE, S3Bucket};
 pub use self::config::{Addressing, OpenS3Error, PlainHttp, S3Config, S3Credentials};
 use self::reader::S3Object;
-use self::session::S3Session;
+use self::session::{S3Session, Sizes};
 use crate::Key;
 use crate::key::component_ok;
 use crate::storage::{
@@ -103,11 +106,12 @@ struct Shared {
     bucket: Arc<dyn Bucket>,
     /// One permit per MiB that is being sent.
     under_way: Arc<Semaphore>,
+    sizes: Sizes,
 }
 
 impl Shared {
-    fn new(bucket: Arc<dyn Bucket>) -> Self {
-        Self { bucket, under_way: Arc::new(Semaphore::new(UNDER_WAY_MIB)) }
+    fn new(bucket: Arc<dyn Bucket>, sizes: Sizes) -> Self {
+        Self { bucket, under_way: Arc::new(Semaphore::new(UNDER_WAY_MIB)), sizes }
     }
 
     /// Waits until `bytes` may be sent.
@@ -143,11 +147,7 @@ impl S3Storage {
         if !probe(&bucket).await.map_err(failed)? {
             return Err(OpenS3Error::Overwrites { endpoint: config.service() });
         }
-        Ok(Self { name: name.into(), ..Self::over(Arc::new(bucket)) })
-    }
-
-    fn over(bucket: Arc<dyn Bucket>) -> Self {
-        Self { shared: Arc::new(Shared::new(bucket)), name: "bucket".into() }
+        Ok(Self { shared: Arc::new(Shared::new(Arc::new(bucket), Sizes::USUAL)), name: name.into() })
     }
 
     fn bucket(&self) -> &dyn Bucket {

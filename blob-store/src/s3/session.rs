@@ -28,18 +28,37 @@ use super::{Shared, interrupted, segment_name, settle};
 use crate::Key;
 use crate::storage::{ContentStream, Put, Session, SessionId, StorageError};
 
-/// Bytes of a segment of content that is not large.
-pub(super) const SEGMENT: u64 = 4 << 20;
-/// Bytes of the largest segments.
-const MAX_SEGMENT: u64 = 32 << 20;
-/// A segment is not much smaller than this part of what lies before it, up to [`MAX_SEGMENT`].
-const GROWTH: u64 = 1024;
-/// Most bytes of a session that are being put at a time, if more than one part is.
-const UNDER_WAY: u64 = 16 << 20;
-/// After how many bytes the log names what is stored, so that a crash loses no more.
-const COMMIT: u64 = 64 << 20;
-/// Content up to here lies under its key itself.
-const INLINE: u64 = 1 << 20;
+/// How content is cut, in bytes. Other values are for tests only: nothing stored depends on them.
+#[derive(Debug)]
+pub(super) struct Sizes {
+    /// A segment of content that is not large.
+    pub(super) segment: u64,
+    /// The largest segments.
+    pub(super) largest_segment: u64,
+    /// Content up to here lies under its key itself.
+    pub(super) inline: u64,
+    /// The most of a session that is being put at a time, if more than one part is.
+    pub(super) under_way: u64,
+    /// After how much the log names what is stored, so that a crash loses no more.
+    pub(super) commit: u64,
+}
+
+impl Sizes {
+    pub(super) const USUAL: Self = Self {
+        segment: 4 << 20,
+        largest_segment: 32 << 20,
+        inline: 1 << 20,
+        under_way: 16 << 20,
+        commit: 64 << 20,
+    };
+
+    /// How long the segment at `offset` becomes: not much less than a thousandth of what lies before.
+    fn segment_at(&self, offset: u64) -> u64 {
+        let grown = (offset / 1024).checked_ilog2().map_or(0, |log| 1 << log);
+        grown.clamp(self.segment, self.largest_segment)
+    }
+}
+
 /// Pieces of a stream from memory.
 const PIECE: usize = 1 << 20;
 
@@ -135,7 +154,8 @@ impl S3Session {
     fn accept(&mut self, mut piece: &[u8]) {
         while !piece.is_empty() {
             let start = self.size_bytes - self.buffer.len() as u64;
-            let full = usize::try_from(segment_bytes(start)).expect("a segment fits the memory");
+            let full =
+                usize::try_from(self.shared.sizes.segment_at(start)).expect("a segment fits the memory");
             let (taken, rest) = piece.split_at(piece.len().min(full - self.buffer.len()));
             self.buffer.extend_from_slice(taken);
             self.size_bytes += taken.len() as u64;
@@ -166,7 +186,7 @@ impl S3Session {
         let under_way: u64 =
             self.parts.values().filter(|part| part.is_under_way).map(|part| part.bytes).sum();
         let (offset, part) = self.parts.iter().find(|(_, part)| !part.is_under_way)?;
-        (under_way == 0 || under_way + part.bytes <= UNDER_WAY).then_some(*offset)
+        (under_way == 0 || under_way + part.bytes <= self.shared.sizes.under_way).then_some(*offset)
     }
 
     /// Begins to put what may be put without waiting for anything.
@@ -234,9 +254,10 @@ impl S3Session {
     async fn store_all(&mut self) -> Result<(), StorageError> {
         self.make_room(Until::AllStored).await?;
         let mut bytes = self.buffer.len() as u64;
+        let segment = self.shared.sizes.segment;
         let mut joined = self.segments.clone();
         let mut small: Vec<Segment> = Vec::new();
-        while let Some(last) = joined.last().filter(|last| last.bytes <= bytes && bytes < SEGMENT) {
+        while let Some(last) = joined.last().filter(|last| last.bytes <= bytes && bytes < segment) {
             bytes += last.bytes;
             small.push(last);
             joined.pop();
@@ -319,7 +340,7 @@ impl Session for S3Session {
         }
         // All that can fail comes first.
         self.make_room(Until::AllUnderWay).await?;
-        if self.segments.size_bytes() >= self.committed_bytes + COMMIT {
+        if self.segments.size_bytes() >= self.committed_bytes + self.shared.sizes.commit {
             self.commit().await?;
             self.delete_replaced().await;
         }
@@ -356,7 +377,7 @@ impl Session for S3Session {
     }
 
     async fn finish(mut self: Box<Self>, key: &Key) -> Result<Put, StorageError> {
-        if self.size_bytes <= INLINE {
+        if self.size_bytes <= self.shared.sizes.inline {
             return self.finish_inline(key).await;
         }
         self.store_all().await?;
@@ -369,11 +390,6 @@ impl Session for S3Session {
             None => Err(self.why_not_ours().await?),
         }
     }
-}
-
-/// How long the segment at `offset` becomes.
-fn segment_bytes(offset: u64) -> u64 {
-    (offset / GROWTH).checked_ilog2().map_or(0, |log| 1 << log).clamp(SEGMENT, MAX_SEGMENT)
 }
 
 /// Puts a part under the first name that is free, and frees its memory.
@@ -418,7 +434,7 @@ mod tests {
         for (offset, mib) in
             [(0, 4), (4 * GIB, 4), (8 * GIB, 8), (16 * GIB, 16), (32 * GIB, 32), (1 << 50, 32)]
         {
-            assert_eq!(segment_bytes(offset), mib * MIB, "{offset}");
+            assert_eq!(Sizes::USUAL.segment_at(offset), mib * MIB, "{offset}");
         }
     }
 }
