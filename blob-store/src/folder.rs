@@ -43,7 +43,7 @@ use self::reader::BufferPool;
 use self::session::FolderSession;
 use self::steps::Steps;
 pub use self::steps::{Faults, Step};
-use self::tree::Tree;
+use self::tree::{Access, Tree};
 use crate::Key;
 use crate::storage::{
     ContentStream, Entry, KeyStream, Object, Put, Session, SessionId, SessionInfo, Sharing, Storage,
@@ -124,7 +124,26 @@ impl FolderStorage {
             make_folders(&steps, &path).map_err(during("make the folder", &path))?;
         }
         tree::clear_leftovers(&steps, &root).map_err(during("clear away what was left in", &root))?;
-        Ok(Self { tree: Arc::new(Tree::new(root, lock, steps)) })
+        Ok(Self { tree: Arc::new(Tree::new(root, Access::Alone { _lock: lock }, steps)) })
+    }
+
+    /// Opens the storage in `root` to read it, also while another process has it open. Nothing is
+    /// changed, and every write ends in [`StorageError::ReadOnly`]. A key that the other process has
+    /// just put can be seen here a moment before it is certain to survive a power cut.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenFolderError::Io`], also where the folder is no storage.
+    pub fn open_for_reading(root: impl Into<PathBuf>) -> Result<Self, OpenFolderError> {
+        let root = root.into();
+        let path = root.join(tree::SESSIONS);
+        match std::fs::read_dir(&path) {
+            Err(source) => Err(OpenFolderError::Io { action: "find the storage's folder", path, source }),
+            Ok(_) => {
+                let steps = Steps::new(Arc::new(()));
+                Ok(Self { tree: Arc::new(Tree::new(root, Access::ForReading, steps)) })
+            }
+        }
     }
 
     /// Runs `work` where it may block. It runs to its end even if the caller loses interest.
@@ -186,7 +205,7 @@ where
 #[async_trait]
 impl Storage for FolderStorage {
     fn sharing(&self) -> Sharing {
-        Sharing::Exclusive
+        if self.tree.is_for_reading() { Sharing::Shared } else { Sharing::Exclusive }
     }
 
     async fn check_writable(&self) -> Result<(), StorageError> {

@@ -48,8 +48,8 @@
 //! that it can never say `finish`; where it says `finish` and other content has the key, so that no
 //! record can; and where it says `delete`, after the record. What a process does that stalled for a long
 //! time in between is in [`settle`]: it looks once more after its last step, as does whoever it may have
-//! missed. Segments without a log and without a key can remain only if such a process is then killed as
-//! well, before that look.
+//! missed. Only if such a process is then killed as well, before that look, can a record remain whose
+//! segments are gone, or segments without a record.
 //!
 //! A key must not be deleted while it is put again: S3 has no delete under a condition. Content that
 //! is deleted while it is read ends in an error.
@@ -80,11 +80,11 @@ use self::bucket::{Bucket, Depth, Listed, PAGE, S3Bucket};
 pub use self::config::{Addressing, OpenS3Error, PlainHttp, S3Config, S3Credentials};
 use self::reader::S3Object;
 use self::session::{S3Session, Sizes};
-use crate::Key;
 use crate::key::component_ok;
 use crate::storage::{
     Entry, KeyStream, Object, Put, Session, SessionId, SessionInfo, Sharing, Storage, StorageError,
 };
+use crate::{Key, random};
 
 /// Most bytes that all sessions together are sending at a time, in MiB.
 const UNDER_WAY_MIB: usize = 64;
@@ -164,7 +164,8 @@ impl fmt::Debug for S3Storage {
 /// Whether a second put of one name is refused and leaves the first content as it was.
 async fn probe(bucket: &dyn Bucket) -> Result<bool, StorageError> {
     const CONTENT: [&[u8]; 2] = [b"first", b"second"];
-    let name = format!(".probe/{}", hex::encode(random()?));
+    let failed = |source| StorageError::Io { action: "draw", name: "random bytes".to_owned(), source };
+    let name = format!(".probe/{}", hex::encode(random::bytes::<16>().map_err(failed)?));
     let put = async |content| bucket.create(&name, vec![Bytes::from_static(content)]).await;
     let honoured = async {
         let puts = (put(CONTENT[0]).await?, put(CONTENT[1]).await?);
@@ -174,20 +175,8 @@ async fn probe(bucket: &dyn Bucket) -> Result<bool, StorageError> {
     };
     let honoured = honoured.await;
     let deleted = bucket.delete(vec![name.clone()]).await;
-    deleted.and(honoured)
-}
-
-fn random() -> Result<[u8; 16], StorageError> {
-    let mut bytes = [0; 16];
-    let failed = |error| StorageError::Io {
-        action: "draw",
-        name: "random bytes".to_owned(),
-        source: io::Error::from(error),
-    };
-    let filled =
-        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(failed)?;
-    assert_eq!(filled, bytes.len(), "the kernel gives up to 256 bytes at once");
-    Ok(bytes)
+    // What came first says more.
+    if honoured? { deleted.map(|()| true) } else { Ok(false) }
 }
 
 #[async_trait]

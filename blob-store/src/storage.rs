@@ -297,8 +297,9 @@ pub enum StorageError {
     /// No space is left, or a quota is used up.
     #[error("no space is left in the storage")]
     Full,
-    /// An earlier write could not be made durable, so nothing more is written by this process.
-    #[error("the storage is read-only since an earlier write could not be made durable")]
+    /// An earlier write could not be made durable, so nothing more is written by this process; or the
+    /// storage was opened for reading.
+    #[error("the storage is read-only: it was opened so, or an earlier write could not be made durable")]
     ReadOnly,
     /// The backend failed.
     #[error("cannot {action} `{name}`")]

@@ -104,7 +104,10 @@ impl Walk {
 /// What lies in a folder, in no order; nothing where there is no such folder (any more).
 fn entries_of(folder: &Path) -> io::Result<Vec<Entry>> {
     let names = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        // Not there, or a key: nothing lies below it.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         names => names?,
     };
     let mut entries = Vec::new();

@@ -121,6 +121,9 @@ impl Session for FolderSession {
 }
 
 pub(super) fn abort(tree: &Tree, id: SessionId) -> Result<(), StorageError> {
+    if tree.is_for_reading() {
+        return Err(StorageError::ReadOnly);
+    }
     let path = path(tree, id);
     match tree.discard(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(storage_error("remove", &path, error)),

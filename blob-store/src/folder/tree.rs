@@ -30,7 +30,7 @@ const MAX_DURABLE_FOLDERS: usize = 16 << 10;
 #[derive(Debug)]
 pub(super) struct Tree {
     root: PathBuf,
-    _lock: File,
+    access: Access,
     steps: Steps,
     /// Folders that are known to survive a power cut, with all folders above them.
     durable_folders: Mutex<HashSet<PathBuf>>,
@@ -44,12 +44,21 @@ pub(super) struct Tree {
     buffers: Arc<BufferPool>,
 }
 
+/// What the folder may be used for.
+#[derive(Debug)]
+pub(super) enum Access {
+    /// For anything: nobody else has this lock.
+    Alone { _lock: File },
+    /// To read what its one user, if it has one, keeps there.
+    ForReading,
+}
+
 impl Tree {
-    pub(super) fn new(root: PathBuf, lock: File, steps: Steps) -> Self {
+    pub(super) fn new(root: PathBuf, access: Access, steps: Steps) -> Self {
         Self {
             reserve: Reserve::new(&root),
             root,
-            _lock: lock,
+            access,
             steps,
             durable_folders: Mutex::default(),
             publishing: Mutex::default(),
@@ -75,12 +84,17 @@ impl Tree {
         &self.buffers
     }
 
-    /// Fails once a write could not be made durable.
+    /// Fails once a write could not be made durable, and where the folder is open for reading only.
     pub(super) fn check_writable(&self) -> Result<(), StorageError> {
-        match self.is_read_only.load(Ordering::Acquire) {
+        match self.is_for_reading() || self.is_read_only.load(Ordering::Acquire) {
             true => Err(StorageError::ReadOnly),
             false => Ok(()),
         }
+    }
+
+    /// True where somebody else may be the folder's one user.
+    pub(super) fn is_for_reading(&self) -> bool {
+        matches!(self.access, Access::ForReading)
     }
 
     /// Fails where only tombstones may be put: there would be no space for them otherwise.

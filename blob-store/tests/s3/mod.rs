@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use blob_store::{Addressing, PlainHttp, S3Config, S3Credentials, S3Storage};
+use blob_store::{Addressing, PlainHttp, S3Config, S3Credentials};
 use testkit::{NoS3Server, S3Server};
 
 /// The service, which all tests of a process share, or why there is none.
@@ -19,11 +19,6 @@ pub(crate) fn empty_bucket(server: &S3Server) -> S3Config {
     let bucket = format!("bucket-{}", COUNT.fetch_add(1, Ordering::Relaxed));
     server.create_bucket(&bucket);
     config(server.endpoint(), &bucket)
-}
-
-/// A storage in such a bucket.
-pub(crate) async fn empty_storage(server: &S3Server) -> S3Storage {
-    S3Storage::open(empty_bucket(server)).await.unwrap()
 }
 
 /// How to reach a bucket of the service at `endpoint`.
