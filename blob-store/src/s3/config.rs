@@ -146,7 +146,7 @@ impl S3Config {
     pub(super) fn client(&self) -> Result<AmazonS3, OpenS3Error> {
         let retry = RetryConfig {
             backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..BackoffConfig::default() },
-            max_retries: usize::MAX,
+            max_retries: 100,
             retry_timeout: self.patience,
         };
         let mut builder = AmazonS3Builder::new()

@@ -5,6 +5,9 @@ use std::pin::Pin;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::super::log::{self, Place};
+use super::super::record::LogEntry;
+use super::super::segments::Segments;
 use super::fake::Told;
 use super::*;
 
@@ -272,4 +275,26 @@ async fn of_two_holders_who_append_one_is_told() {
         check_whole(&bucket, &[], &context).await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_entry_that_comes_when_the_log_is_gone_harms_nothing() {
+    let k = key("k");
+    let bucket = with_session().await;
+    finish(&storage(Arc::clone(&bucket) as _), ID, &k).await.unwrap();
+    // As processes leave it that stalled for long, put what they had decided, and were killed.
+    for entry in [
+        LogEntry::Open(Segments::default()),
+        LogEntry::Abort,
+        LogEntry::Finish(key("l"), Segments::default()),
+    ] {
+        let bucket = bucket.copy();
+        let name = log::name(ID, Place::FIRST.next().next());
+        bucket.create(&name, vec![entry.to_text().into()]).await.unwrap();
+        assert!(matches!(
+            finish(&storage(Arc::clone(&bucket) as _), ID, &key("l")).await,
+            Err(StorageError::NoSession { .. })
+        ));
+        assert_eq!(check_whole(&bucket, &[&k], &format!("{entry:?}")).await, [true]);
+    }
 }
