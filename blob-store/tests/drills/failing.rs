@@ -35,6 +35,10 @@ impl Drill<'_> {
             Op::Sync(number) | Op::Finish(number, _) if !is_done => {
                 self.try_once(&Op::Abort(*number)).await;
             }
+            // Also where its file could not be removed: appending to it would change the key.
+            Op::Finish(number, name) => {
+                assert!(!self.player.is_open(*number).await, "session {number} is {name}, and is open");
+            }
             _ => {}
         }
         self.known.check_reading(&self.player.storage, &self.hand.disk(), self.root).await;
@@ -128,6 +132,35 @@ async fn drill(at: usize, errno: Errno, lasting: Lasting) -> bool {
     known.check(&storage, &well.disk(), &root, Crash::Kill).await;
     known.check_disk(&well.disk(), &root);
     hand.failed_step().is_some()
+}
+
+#[test]
+fn what_a_failed_append_left_is_no_part_of_the_content() {
+    let _turn = one_at_a_time();
+    let top = scratch();
+    let root = top.path().join("storage");
+    let (long, short) = (vec![1; 1000], vec![2; 10]);
+    let steps_before = {
+        let hand = Hand::new(Disk::new(top.path()), None);
+        let storage = FolderStorage::open_with_faults(&root, hand.clone()).unwrap();
+        run(Player::new(storage).play(&Op::Begin(1))).unwrap();
+        hand.steps().len()
+    };
+    let other = scratch();
+    let root = other.path().join("storage");
+    // Neither can all of it be written, nor what was written be cut off.
+    let fault = Fault::Fail(Errno::IO, Lasting::Twice);
+    let hand = Hand::new(Disk::new(other.path()), Some((steps_before + 1, fault)));
+    let storage = FolderStorage::open_with_faults(&root, hand.clone()).unwrap();
+    run(async {
+        let mut player = Player::new(storage);
+        player.play(&Op::Begin(1)).await.unwrap();
+        player.play(&Op::Append(1, vec![long.into()])).await.unwrap_err();
+        assert_eq!(hand.failed_step(), Some("write"));
+        player.play(&Op::Append(1, vec![short.clone().into()])).await.unwrap();
+        player.play(&Op::Finish(1, "k")).await.unwrap();
+    });
+    assert_eq!(fs::read(root.join("k")).unwrap(), short);
 }
 
 #[test]

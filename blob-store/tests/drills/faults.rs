@@ -28,6 +28,8 @@ pub(crate) enum Fault {
 pub(crate) enum Lasting {
     /// For one step.
     Once,
+    /// For this step and the next.
+    Twice,
     /// For all steps that need space.
     Full,
     /// For all steps.
@@ -140,6 +142,7 @@ impl Faults for Hand {
                 let fails = match lasting {
                     _ if number == at => true,
                     Lasting::Once => false,
+                    Lasting::Twice => number == at + 1,
                     Lasting::Full => needs_space(step),
                     Lasting::Dead => true,
                 };

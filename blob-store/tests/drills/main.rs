@@ -6,7 +6,8 @@
 //! - `killed`: the process is killed before, during and after the N-th change, for every N, and again
 //!   while it starts;
 //! - `power_cut`: for every N, what was not made durable after N changes is lost, or some of it;
-//! - `system_calls`: the kernel's own list of calls shows that no change was overlooked.
+//! - `system_calls`: the kernel's own list of calls shows that no change was overlooked;
+//! - `waiting`: what others see while a change is not durable yet.
 //!
 //! Each time the storage is opened again and compared with what was acknowledged.
 
@@ -17,6 +18,7 @@ mod killed;
 mod power_cut;
 mod script;
 mod system_calls;
+mod waiting;
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -110,6 +110,15 @@ impl Player {
         }
     }
 
+    /// True if a session can be taken up again.
+    pub(crate) async fn is_open(&self, number: u8) -> bool {
+        match self.storage.resume(id(number)).await {
+            Ok(_) => true,
+            Err(StorageError::NoSession { .. }) => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     pub(crate) async fn play(&mut self, op: &Op) -> Result<Option<Put>, StorageError> {
         match op {
             Op::Put(name, content) => {
