@@ -4,6 +4,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use blob_store::S3Credentials;
+
 /// Where the local store and the VMs are.
 pub(crate) const HOME: &str = "HULL_HOME";
 /// docker's folder for its configuration; logins are read from and written to `config.json` in it.
@@ -35,6 +37,16 @@ pub(crate) fn runtime() -> PathBuf {
 /// `@`. Source: systemd's `sd_notify(3)`.
 pub(crate) fn notify_socket() -> Option<OsString> {
     std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty())
+}
+
+/// The access key for a bucket of S3, by the variables that Amazon's own programs read.
+pub(crate) fn aws_credentials() -> Option<S3Credentials> {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    Some(S3Credentials {
+        access_key: variable("AWS_ACCESS_KEY_ID")?,
+        secret_key: variable("AWS_SECRET_ACCESS_KEY")?,
+        session_token: variable("AWS_SESSION_TOKEN"),
+    })
 }
 
 /// docker's `config.json`.

@@ -17,4 +17,5 @@ mod interop;
 mod nbd;
 mod pack;
 mod run;
+mod serve;
 mod support;

@@ -11,16 +11,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use blob_store::{Addressing, Key, PlainHttp};
 use packer::hull_toml::{HullTomlError, Item, Section, parse_size, read_document};
 use registry::{Garbage, Limits, Pattern, Prefix, PublicUrl, Rule, Rules};
 
+use super::storage::{Bucket, Place};
 use crate::error::{CommandError, Exit};
 
 /// What a `registry.toml` says.
 #[derive(Debug, Default)]
 pub(super) struct Config {
     pub(super) listen: Option<SocketAddr>,
-    pub(super) data: Option<PathBuf>,
+    pub(super) storage: Option<Place>,
     pub(super) public_url: Option<PublicUrl>,
     pub(super) tls: Option<TlsPaths>,
     pub(super) operations: Option<SocketAddr>,
@@ -67,7 +69,7 @@ impl Config {
         read_document(text, |document| {
             let mut config = Self {
                 listen: optional(document, "listen", address)?,
-                data: optional(document, "data", |item| path(item, folder))?,
+                storage: storage(document, folder)?,
                 public_url: optional(document, "public-url", url)?,
                 rules: Rules(document.sections("rules")?.into_iter().map(rule).collect::<Result<_, _>>()?),
                 ..Self::default()
@@ -95,6 +97,56 @@ impl Config {
             Ok(config)
         })
     }
+}
+
+/// `data`, or `[storage.s3]`.
+fn storage(document: &Section<'_>, folder: &Path) -> Result<Option<Place>, HullTomlError> {
+    let mut bucket = None;
+    table(document, "storage", |storage| {
+        table(storage, "s3", |s3| {
+            bucket = Some(Place::Bucket(bucket_of(s3, folder)?));
+            Ok(())
+        })
+    })?;
+    let data = optional(document, "data", |item| match bucket {
+        Some(_) => item.read(|_| None, "no folder beside `[storage.s3]`"),
+        None => path(item, folder).map(Place::Folder),
+    })?;
+    Ok(data.or(bucket))
+}
+
+fn bucket_of(section: &Section<'_>, folder: &Path) -> Result<Bucket, HullTomlError> {
+    let is_path_style = optional(section, "path-style", |item| item.flag())?.unwrap_or(false);
+    let allows_plain_http = optional(section, "plain-http", |item| item.flag())?.unwrap_or(false);
+    let key_file = |key| optional(section, key, |item| path(item, folder));
+    let key_files = match (key_file("access-key-file")?, key_file("secret-key-file")?) {
+        (None, None) => None,
+        // Whichever is missing is said to be.
+        (access, secret) => {
+            section.need("access-key-file")?;
+            section.need("secret-key-file")?;
+            access.zip(secret)
+        }
+    };
+    Ok(Bucket {
+        name: section.need("bucket")?.read(word, "the name of a bucket")?,
+        prefix: optional(section, "prefix", |item| {
+            item.read(|text| Key::new(text).ok(), "a folder such as \"registry\"")
+        })?,
+        region: optional(section, "region", |item| item.read(word, "a region such as \"eu-central-1\""))?
+            .unwrap_or_else(|| "us-east-1".to_owned()),
+        endpoint: optional(section, "endpoint", |item| {
+            item.read(word, "a URL such as \"https://s3.example\"")
+        })?,
+        addressing: if is_path_style { Addressing::Path } else { Addressing::VirtualHost },
+        plain_http: if allows_plain_http { PlainHttp::Allowed } else { PlainHttp::Refused },
+        key_files,
+    })
+}
+
+/// Text without spaces and control characters, and some of it.
+fn word(text: &str) -> Option<String> {
+    (!text.is_empty() && text.bytes().all(|c| c.is_ascii_graphic())).then(|| text.to_owned())
 }
 
 fn limits(section: &Section<'_>, limits: &mut Limits) -> Result<(), HullTomlError> {
@@ -303,6 +355,29 @@ mod tests {
         "#;
         let config = Config::parse(text, Path::new("/etc/hull")).unwrap();
         insta::assert_snapshot!(format!("{config:#?}"));
+    }
+
+    #[test]
+    fn a_bucket_takes_the_place_of_a_folder() {
+        let place = |text: &str| Config::parse(text, Path::new("/etc/hull")).unwrap().storage.unwrap();
+        let Place::Bucket(bucket) = place("storage.s3 = { bucket = 'b' }") else { panic!("no bucket") };
+        assert_eq!(bucket.addressing, Addressing::VirtualHost);
+        assert_eq!((bucket.plain_http, bucket.key_files), (PlainHttp::Refused, None));
+        let text = "[storage.s3]\nbucket = 'b'\nprefix = 'a/c'\nregion = 'r'\nendpoint = 'http://s3:9000'\n\
+                    path-style = true\nplain-http = true\naccess-key-file = 'k'\nsecret-key-file = '/s'";
+        let whole = place(text);
+        assert_eq!(whole.to_string(), "the bucket b/a/c");
+        let Place::Bucket(bucket) = whole else { panic!("no bucket") };
+        assert_eq!(bucket.endpoint.as_deref(), Some("http://s3:9000"));
+        assert_eq!(bucket.key_files, Some(("/etc/hull/k".into(), "/s".into())));
+        check_error(
+            "data = 'x'\nstorage.s3 = { bucket = 'b' }",
+            "line 1, column 8: `data` is `x`; expected no folder beside `[storage.s3]`",
+        );
+        check_error(
+            "[storage.s3]\nbucket = 'b'\naccess-key-file = 'k'",
+            "line 1, column 1: `secret-key-file` is missing from `[storage.s3]`",
+        );
     }
 
     #[test]

@@ -113,8 +113,13 @@ impl Log {
         }
     }
 
+    /// True if what clients do is logged, not only what an operator should know.
+    fn has_everything(&self) -> bool {
+        self.is_verbose || self.format == LogFormat::Json
+    }
+
     fn request(&self, request: &Exchange) {
-        if self.format == LogFormat::Text && !self.is_verbose {
+        if !self.has_everything() {
             return;
         }
         self.write(Level::Info, "request", sentence(request), fields(request));
@@ -173,11 +178,10 @@ impl Observer for Log {
                 );
                 self.write(Level::Warning, "connection-refused", message, none);
             }
+            Event::HandshakeFailed { .. } if !self.has_everything() => {}
             Event::HandshakeFailed { peer, error } => {
-                if self.is_verbose || self.format == LogFormat::Json {
-                    let message = format!("no TLS with {peer}: {}", plain(&error.to_string()));
-                    self.write(Level::Info, "handshake-failed", message, none);
-                }
+                let message = format!("no TLS with {peer}: {}", plain(&error.to_string()));
+                self.write(Level::Info, "handshake-failed", message, none);
             }
             Event::Audit(audit) => self.audit(audit),
             Event::UploadsExpired { count } => {

@@ -1,9 +1,10 @@
-//! `registry`: a registry of one's own. One file per subcommand; `config`, `log` and `tls_files` are
-//! what they share.
+//! `registry`: a registry of one's own. One file per subcommand; what they share is in
+//! `config` and `storage`; `log` and `tls_files` are `serve`'s.
 
 mod config;
 mod log;
 mod serve;
+mod storage;
 mod tls_files;
 
 use clap::Subcommand;

@@ -7,16 +7,17 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use blob_store::FolderStorage;
 use registry::{Exposure, ServeError, Server, ServerConfig, SystemClock};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::config::{Config, LogFormat, TlsPaths};
 use super::log::{Level, Log};
+use super::storage::Place;
 use super::tls_files::TlsFiles;
 use crate::context::Context;
 use crate::environment;
-use crate::error::{CommandError, Exit, OrExit as _};
+use crate::error::{CommandError, Exit};
 use crate::text;
 use crate::transfer::block_on;
 
@@ -60,8 +61,10 @@ pub(super) struct ServeArgs {
 
 /// Where the server listens unless it is told.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5000);
-/// Files that are open beside those of connections.
+/// Files that are open beside connections, at least: the server's own, and those that requests read and write.
 const OTHER_FILES: u64 = 32;
+/// Fewer connections than this may be too few for a team.
+const FEW_CONNECTIONS: u64 = 4096;
 
 pub(super) fn run(context: &Context, args: ServeArgs) -> Result<(), CommandError> {
     let config = args.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
@@ -80,12 +83,16 @@ async fn serve(
     if let Some(gib) = args.max_blob {
         config.limits.blob_bytes = gib.saturating_mul(1 << 30);
     }
-    limit_connections(&mut config, &log)?;
-    let data = args.data.or(config.data).unwrap_or_else(|| context.home.join("registry"));
+    limit_connections(&mut config.limits.connections, &log);
+    let place = args.data.map(Place::Folder).or(config.storage);
+    let place = place.unwrap_or_else(|| Place::Folder(context.home.join("registry")));
     let by_flags = args.tls_certificate.zip(args.tls_key);
     let by_flags = by_flags.map(|(certificate, key)| TlsPaths { certificate, key });
     let tls = by_flags.or(config.tls).map(TlsFiles::open).transpose();
-    let tls = tls.map_err(|error| CommandError { exit: Exit::Failed, error, hint: None })?;
+    let tls = tls.map_err(|error| {
+        let hint = "both are PEM, and whoever runs the server must be able to read them";
+        CommandError { exit: Exit::Failed, error, hint: None }.hint(hint)
+    })?;
     let server_config = ServerConfig {
         listen: args.listen.or(config.listen).unwrap_or(LISTEN),
         exposure: match args.without_tls_and_users {
@@ -103,8 +110,7 @@ async fn serve(
         observer: Arc::clone(&log) as _,
     };
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let storage = FolderStorage::open(&data).or_exit(Exit::Failed)?;
-    let server = Server::bind(server_config, Arc::new(storage)).await?;
+    let server = Server::bind(server_config, place.open().await?).await?;
     if tls.is_some() || args.config.is_some() {
         // Else a terminal that is closed ends the server, as it ends anything.
         let hangup = signal(SignalKind::hangup())?;
@@ -114,7 +120,7 @@ async fn serve(
     }
     let stopped = stop_signals(Arc::clone(&log))?;
     text::result(server.local_addr());
-    log.say(Level::Info, format_args!("Serving {} at {scheme}://{}", data.display(), server.local_addr()));
+    log.say(Level::Info, format_args!("Serving {place} at {scheme}://{}", server.local_addr()));
     if let Some(operations) = server.operations_addr() {
         text::result(operations);
         log.say(Level::Info, format_args!("Probes and counters are at http://{operations}/metrics"));
@@ -152,23 +158,21 @@ fn stop_signals(log: Arc<Log>) -> Result<impl Future<Output = ()>, CommandError>
     })
 }
 
-/// Raises the limit on open files as far as it goes, and lets in no more connections than it allows:
-/// each has a socket, and a file that it reads or writes.
-fn limit_connections(config: &mut Config, log: &Log) -> Result<(), CommandError> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum {
-        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).or_exit(Exit::Failed)?;
+/// Raises the limit on open files as far as it goes, and lets in no more connections than leave files
+/// for what they ask for.
+fn limit_connections(limit: &mut usize, log: &Log) {
+    let before = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, ..before });
+    let files = if raised.is_ok() { before.maximum } else { before.current };
+    let Some(files) = files else { return };
+    let most = files.saturating_sub(OTHER_FILES.max(files / 4)).max(1);
+    if *limit as u64 <= most {
+        return;
     }
-    let Some(files) = maximum else { return Ok(()) };
-    let most = (files.saturating_sub(OTHER_FILES) / 2).max(1);
-    let limit = &mut config.limits.connections;
-    if *limit as u64 > most {
-        *limit = most as usize;
-        let message = format_args!("{most} connections at a time: {files} files may be open").to_string();
-        log.say(Level::Warning, message);
+    *limit = most as usize;
+    if most < FEW_CONNECTIONS {
+        log.say(Level::Warning, format_args!("{most} connections at a time: {files} files may be open"));
     }
-    Ok(())
 }
 
 /// Tells the service manager how the service is, if there is one that wants to know.
