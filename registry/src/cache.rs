@@ -81,6 +81,12 @@ impl ManifestCache {
         state.old.remove(key);
     }
 
+    /// Forgets everything, as [`ManifestCache::forget`].
+    pub(crate) fn forget_all(&self) {
+        let mut state = self.state();
+        *state = State { changes: state.changes + 1, ..State::default() };
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nobody panics while holding the cache")
     }

@@ -3,6 +3,7 @@
 //! Seconds are enough: times here decide when something may be forgotten, never who was first.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,34 @@ impl Clock for SystemClock {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Time(since_1970.as_secs())
     }
+}
+
+/// A clock that goes on no faster than time passes: one that is set ahead makes nothing older.
+#[derive(Debug)]
+pub(crate) struct SteadyClock {
+    clock: Arc<dyn Clock>,
+    /// What the clock said when this one was made, and how long the machine had been up.
+    began: (Time, Duration),
+}
+
+impl SteadyClock {
+    pub(crate) fn over(clock: Arc<dyn Clock>) -> Self {
+        let began = (clock.now(), uptime());
+        Self { clock, began }
+    }
+}
+
+impl Clock for SteadyClock {
+    fn now(&self) -> Time {
+        let (time, up) = self.began;
+        let passed = uptime().saturating_sub(up).as_secs();
+        self.clock.now().min(Time::from_secs(time.as_secs().saturating_add(passed)))
+    }
+}
+
+/// How long the machine has been up, sleep included.
+fn uptime() -> Duration {
+    rustix::time::clock_gettime(rustix::time::ClockId::Boottime).try_into().unwrap_or_default()
 }
 
 /// A clock that a test sets.

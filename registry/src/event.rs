@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use crate::access::audit::Audit;
 use crate::exchange::Exchange;
+use crate::lifecycle::Collected;
 
 /// Is told what an operator should know. Called from many threads, and must not block.
 pub trait Observer: fmt::Debug + Send + Sync {
@@ -73,11 +74,12 @@ pub enum Event<'a> {
     },
     /// A cycle of garbage collection has ended.
     GarbageCollected {
-        /// Generations of blobs that were closed, to be deleted by a later cycle.
-        closed_generations: u64,
-        /// Generations of blobs that were deleted.
-        deleted_generations: u64,
-        /// Bytes that this freed.
-        freed_bytes: u64,
+        /// What it found and deleted.
+        collected: &'a Collected,
+    },
+    /// A cycle of garbage collection broke off. The next one goes on with what it left.
+    CollectionFailed {
+        /// Why.
+        error: &'a (dyn std::error::Error + 'static),
     },
 }

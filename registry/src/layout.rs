@@ -12,6 +12,7 @@
 //! access/users/<name>/<number>                              {"time","account"}: a user, password hashed
 //! access/robots/<id>/<number>                               {"time","account"}: a robot, token hashed
 //! access/keys/<number>                                      what bearer tokens are signed with
+//! quarantine/<algorithm>/<hex>/<name>                       what was found to be damaged, kept for its operator
 //!
 //! <generation>  <time>.<16 hex digits at random>
 //! <stamp>       <time>.<size, 16 hex digits>.<generation>
@@ -107,6 +108,11 @@ impl Generation {
         parse_hex(&self.0[..16]).map(Time::from_secs).expect("see the invariant")
     }
 
+    /// What is random in its name.
+    pub(crate) fn random(&self) -> u64 {
+        parse_hex(&self.0[17..]).expect("see the invariant")
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let (time, random) = text.split_once('.')?;
         (parse_hex(time).is_some() && parse_hex(random).is_some()).then(|| Self(text.to_owned()))
@@ -166,6 +172,23 @@ pub(crate) fn closed(digest: &Digest, generation: &Generation) -> Key {
     key(format!("{}/{generation}{CLOSED}", contents(digest)))
 }
 
+/// The folder of all contents.
+pub(crate) fn all_contents() -> Key {
+    key("blobs".to_owned())
+}
+
+/// What a key below [`all_contents`] says.
+pub(crate) fn content_of_key(key: &Key) -> Option<(Digest, ContentEntry)> {
+    let parts: Vec<&str> = key.as_str().split('/').collect();
+    let ["blobs", algorithm, _, hex, entry] = parts[..] else { return None };
+    Some((format!("{algorithm}:{hex}").parse().ok()?, ContentEntry::parse(entry)?))
+}
+
+/// Where content or a copy that is damaged is kept. `name` is the last part of the key that it had.
+pub(crate) fn quarantine(digest: &Digest, name: &str) -> Key {
+    key(format!("quarantine/{}/{}/{name}", digest.algorithm().as_str(), digest.hex()))
+}
+
 /// The folder of all repositories.
 pub(crate) fn repositories() -> Key {
     key("repositories".to_owned())
@@ -194,6 +217,40 @@ pub(crate) fn stamps(name: &RepositoryName, digest: &Digest) -> Key {
 /// The permission to read a blob in a repository.
 pub(crate) fn stamp(name: &RepositoryName, digest: &Digest, stamp: &Stamp) -> Key {
     key(format!("{}/{stamp}", stamps(name, digest)))
+}
+
+/// The folder of all stamps in a repository.
+pub(crate) fn all_stamps(name: &RepositoryName) -> Key {
+    key(format!("{}/blobs", repository(name)))
+}
+
+/// The stamp that a key below [`repositories`] is, if it is one, and of which blob.
+pub(crate) fn stamp_of_key(key: &Key) -> Option<(Digest, Stamp)> {
+    let parts: Vec<&str> = key.as_str().split('/').collect();
+    let ["repositories", _, "blobs", algorithm, hex, stamp] = parts[..] else { return None };
+    Some((format!("{algorithm}:{hex}").parse().ok()?, Stamp::parse(stamp)?))
+}
+
+/// The folder of all manifests in a repository.
+pub(crate) fn all_manifests(name: &RepositoryName) -> Key {
+    key(format!("{}/manifests", repository(name)))
+}
+
+/// The copy of a manifest that a key below [`all_manifests`] is: of which manifest, and when it was put.
+pub(crate) fn copy_of_key(key: &Key) -> Option<(Digest, Time)> {
+    let parts: Vec<&str> = key.as_str().split('/').collect();
+    let ["repositories", _, "manifests", algorithm, hex, time] = parts[..] else { return None };
+    Some((format!("{algorithm}:{hex}").parse().ok()?, time_of_copy(time)?))
+}
+
+/// The folder of all referrers in a repository.
+pub(crate) fn all_referrers(name: &RepositoryName) -> Key {
+    key(format!("{}/referrers", repository(name)))
+}
+
+/// The manifest whose record as a referrer a key below [`all_referrers`] is.
+pub(crate) fn referrer_of_key(key: &Key) -> Option<Digest> {
+    manifest_of_referrer(key.as_str().rsplit('/').next()?)
 }
 
 /// The folder of a manifest's copies in a repository.

@@ -16,6 +16,7 @@ mod exchange;
 mod http;
 mod json;
 mod layout;
+mod lifecycle;
 mod log;
 mod manifest;
 mod metrics;
@@ -43,6 +44,7 @@ pub use access::{Access, AccessError, Expiry, Imported, RecordsError, RobotInfo,
 pub use clock::{Clock, SystemClock, Time};
 pub use event::{Event, Observer};
 pub use exchange::Exchange;
+pub use lifecycle::{CareError, Caretaker, Collected, Damaged, Mode, Scrubbed};
 pub use public_url::{PublicUrl, PublicUrlError};
 pub use rules::{Expired, Immutable, Pattern, Rule, Rules};
 pub use server::{Exposure, Garbage, Limits, ServeError, Server, ServerConfig};

@@ -149,7 +149,9 @@ impl Metrics {
     fn count(&self, event: &Event<'_>) {
         match event {
             Event::RequestAnswered { request } => self.answered(request),
-            Event::RequestFailed { .. } | Event::ExpiryFailed { .. } => count(&self.storage_errors, 1),
+            Event::RequestFailed { .. } | Event::ExpiryFailed { .. } | Event::CollectionFailed { .. } => {
+                count(&self.storage_errors, 1);
+            }
             Event::AcceptFailed { .. } => count(&self.accepts_failed, 1),
             Event::ConnectionRefused { .. } => count(&self.connections_refused, 1),
             Event::HandshakeFailed { .. } => count(&self.handshakes_failed, 1),
@@ -159,11 +161,11 @@ impl Metrics {
                 }
             }
             Event::UploadsExpired { count: expired } => count(&self.uploads_expired, *expired as u64),
-            Event::GarbageCollected { closed_generations, deleted_generations, freed_bytes } => {
+            Event::GarbageCollected { collected } => {
                 count(&self.gc_cycles, 1);
-                count(&self.gc_closed, *closed_generations);
-                count(&self.gc_deleted, *deleted_generations);
-                count(&self.gc_freed_bytes, *freed_bytes);
+                count(&self.gc_closed, collected.closed_generations);
+                count(&self.gc_deleted, collected.deleted_generations);
+                count(&self.gc_freed_bytes, collected.freed_bytes);
             }
         }
     }
@@ -226,6 +228,7 @@ mod tests {
     use http::Request;
 
     use super::*;
+    use crate::lifecycle::Collected;
 
     /// Reads the text format, and fails at whatever its specification does not allow.
     fn parse(text: &str) -> HashMap<String, f64> {
@@ -278,11 +281,13 @@ mod tests {
         metrics.count(&Event::RequestAnswered { request: &request });
         metrics.count(&Event::RequestAnswered { request: &request });
         metrics.count(&Event::UploadsExpired { count: 3 });
-        metrics.count(&Event::GarbageCollected {
+        let collected = &Collected {
             closed_generations: 4,
             deleted_generations: 5,
             freed_bytes: 6,
-        });
+            ..Collected::default()
+        };
+        metrics.count(&Event::GarbageCollected { collected });
         let open = metrics.connection();
         let samples = parse(&metrics.text(9));
         for (series, want) in [

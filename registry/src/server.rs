@@ -33,6 +33,7 @@ use crate::http::body::{Pace, ResponseBody};
 use crate::http::gate::Gate;
 use crate::http::operations::Probes;
 use crate::layout;
+use crate::lifecycle::Caretaker;
 use crate::log::LogError;
 use crate::metrics::{Counted, Metrics};
 use crate::operations::Operations;
@@ -86,7 +87,8 @@ pub enum Exposure {
 /// When what nothing refers to is deleted.
 #[derive(Debug, Clone, Copy)]
 pub struct Garbage {
-    /// Nothing that was pushed, mounted or asked for within this time is deleted.
+    /// Nothing that was pushed, mounted or asked for within this time is deleted: time to push what
+    /// refers to it.
     pub grace: Duration,
     /// How often the server looks; `None` if only when it is told to.
     pub interval: Option<Duration>,
@@ -95,7 +97,7 @@ pub struct Garbage {
 impl Default for Garbage {
     fn default() -> Self {
         let day = Duration::from_secs(24 * 60 * 60);
-        Self { grace: day, interval: Some(day) }
+        Self { grace: day, interval: Some(day / 4) }
     }
 }
 
@@ -129,9 +131,6 @@ pub struct Limits {
     pub open_uploads: usize,
     /// An upload that nobody has appended to for this long is forgotten.
     pub upload_expiry: Duration,
-    /// How long what a client was told to be here stays, whatever else becomes of it: time to push what
-    /// refers to it. The collector of garbage takes nothing away that is younger.
-    pub grace: Duration,
     /// How long requests under way may take when the server stops.
     pub drain: Duration,
 }
@@ -157,7 +156,6 @@ impl Default for Limits {
             blob_bytes: 1 << 40,
             open_uploads: 4096,
             upload_expiry: Duration::from_secs(24 * 60 * 60),
-            grace: Duration::from_secs(24 * 60 * 60),
             drain: Duration::from_secs(30),
         }
     }
@@ -208,6 +206,8 @@ pub struct Server {
     local_addr: SocketAddr,
     operations: Option<Operations>,
     front: Arc<Front>,
+    caretaker: Arc<Caretaker>,
+    garbage: Garbage,
     is_draining: watch::Sender<bool>,
 }
 
@@ -224,8 +224,6 @@ struct Front {
 
 /// Connections that an address may have where other machines can connect.
 const CONNECTIONS_PER_ADDRESS: usize = 1024;
-/// How often abandoned uploads are looked for, at most and at least.
-const EXPIRY_PERIOD: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60 * 60));
 /// How long to wait after a connection could not be accepted: time for others to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -248,8 +246,10 @@ impl Server {
         check_exposure(config.listen, config.exposure, config.tls.is_some(), has_users)?;
         check_layout(&*storage).await?;
         gate.access.prepare().await?;
-        let service = Arc::new(service(Arc::clone(&storage), &config, gate, observer));
-        let ServerConfig { listen, tls, operations, limits, .. } = config;
+        let service = Arc::new(service(Arc::clone(&storage), &config, gate, Arc::clone(&observer)));
+        let ServerConfig { listen, tls, operations, limits, garbage, clock, .. } = config;
+        let repositories = Arc::clone(&service.repositories);
+        let caretaker = Arc::new(Caretaker::new(repositories, garbage.grace, clock, observer));
         let failed = |listen| move |source| ServeError::Listen { listen, source };
         let listener = TcpListener::bind(listen).await.map_err(failed(listen))?;
         let local_addr = listener.local_addr().map_err(failed(listen))?;
@@ -265,7 +265,7 @@ impl Server {
         };
         let ids = RequestIds::new(random::bytes());
         let front = Arc::new(Front { service, tls, limits, metrics, ids, is_draining });
-        Ok(Self { listener, local_addr, operations, front, is_draining: stop })
+        Ok(Self { listener, local_addr, operations, front, caretaker, garbage, is_draining: stop })
     }
 
     /// The accounts, to be changed while the server runs.
@@ -278,6 +278,11 @@ impl Server {
         self.local_addr
     }
 
+    /// Who keeps the storage in order while this server runs.
+    pub fn caretaker(&self) -> Arc<Caretaker> {
+        Arc::clone(&self.caretaker)
+    }
+
     /// The address where those who run the server may ask how it is.
     pub fn operations_addr(&self) -> Option<SocketAddr> {
         self.operations.as_ref().map(Operations::local_addr)
@@ -286,9 +291,13 @@ impl Server {
     /// Serves until `shutdown` is done. Then nothing new is accepted, requests under way have
     /// [`Limits::drain`] to end, and what is left is cut off; cut-off uploads can be resumed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { listener, operations, front, is_draining, .. } = self;
+        let Self { listener, operations, front, caretaker, garbage, is_draining, .. } = self;
         let graceful = GracefulShutdown::new();
-        let expiry = tokio::spawn(expire_uploads(Arc::clone(&front.service), front.limits.upload_expiry));
+        let (uploads, expiry) = (Arc::clone(&front.service.uploads), front.limits.upload_expiry);
+        let care = tokio::spawn(async move {
+            let collecting = caretaker.collect_each(garbage.interval);
+            tokio::join!(caretaker.expire_uploads(&uploads, expiry), collecting);
+        });
         let operations = operations.map(|operations| tokio::spawn(operations.run()));
         tokio::select! {
             () = shutdown => {}
@@ -296,7 +305,7 @@ impl Server {
         }
         is_draining.send_replace(true);
         drop(listener);
-        expiry.abort();
+        care.abort();
         // Whether all ended in time or some are cut off: there is nothing left to do for them.
         let _ = tokio::time::timeout(front.limits.drain, graceful.shutdown()).await;
         if let Some(operations) = operations {
@@ -323,9 +332,9 @@ fn service(
     gate: Gate,
     observer: Arc<dyn Observer>,
 ) -> Service {
-    let ServerConfig { limits, rules, clock, .. } = config;
+    let ServerConfig { limits, rules, garbage, clock, .. } = config;
     let (clock, rules) = (Arc::clone(clock), Arc::new(rules.clone()));
-    let repositories = Repositories::new(Arc::clone(&storage), Arc::clone(&clock), limits.grace, rules);
+    let repositories = Repositories::new(Arc::clone(&storage), Arc::clone(&clock), garbage.grace, rules);
     let repositories = Arc::new(repositories);
     let upload_limits = UploadLimits {
         blob_bytes: limits.blob_bytes,
@@ -444,7 +453,7 @@ impl Front {
 }
 
 /// Makes sure that the storage is laid out as this server expects; a new one is.
-async fn check_layout(storage: &dyn Storage) -> Result<(), ServeError> {
+pub(crate) async fn check_layout(storage: &dyn Storage) -> Result<(), ServeError> {
     let key = layout::layout();
     if storage.put_if_absent(&key, Bytes::from_static(layout::LAYOUT)).await? == Put::Exists {
         let found = read_whole(storage, &key, 64).await?;
@@ -454,18 +463,4 @@ async fn check_layout(storage: &dyn Storage) -> Result<(), ServeError> {
         }
     }
     Ok(())
-}
-
-/// Forgets abandoned uploads, at once and then from time to time.
-async fn expire_uploads(service: Arc<Service>, expiry: Duration) {
-    let period = (expiry / 4).clamp(EXPIRY_PERIOD.0, EXPIRY_PERIOD.1);
-    let mut ticks = tokio::time::interval(period);
-    loop {
-        ticks.tick().await;
-        match service.uploads.expire(SystemTime::now()).await {
-            Ok(0) => {}
-            Ok(count) => service.observer.observe(&Event::UploadsExpired { count }),
-            Err(error) => service.observer.observe(&Event::ExpiryFailed { error: &error }),
-        }
-    }
 }

@@ -22,9 +22,9 @@ impl Service {
         if tags.is_empty() && !self.repositories.exists(repository).await? {
             return Err(ApiError::NameUnknown);
         }
-        let next = page.cut(&mut tags).then(|| tags.last()).flatten().map(|(last, _)| last.as_str());
+        let next = page.cut(&mut tags).then(|| tags.last()).flatten().map(|last| last.tag.as_str());
         let link = page.link(&format!("/v2/{repository}/tags/list"), next);
-        let tags: Vec<&str> = tags.iter().map(|(tag, _)| tag.as_str()).collect();
+        let tags: Vec<&str> = tags.iter().map(|live| live.tag.as_str()).collect();
         Ok(json(link, &json!({ "name": repository.as_str(), "tags": tags })))
     }
 

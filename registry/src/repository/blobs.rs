@@ -26,14 +26,15 @@ impl Repositories {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Option<Box<dyn Object>>, RepositoryError> {
-        // All generations are the same bytes. One may be gone whose stamp is still there.
-        for stamp in self.stamps(repository, digest).await?.into_iter().rev() {
-            let key = layout::content(digest, &stamp.generation);
-            if let Some(object) = present(self.storage.open(&key).await)? {
-                return Ok(Some(object));
-            }
+        let stamps = self.stamps(repository, digest).await?;
+        if let Some(object) = self.open_any(digest, &stamps).await? {
+            return Ok(Some(object));
         }
-        Ok(None)
+        // Damaged content is taken away from under its stamps. Somebody may have pushed it again.
+        if stamps.is_empty() || self.rely_on_any(repository, digest).await?.is_none() {
+            return Ok(None);
+        }
+        self.open_any(digest, &self.stamps(repository, digest).await?).await
     }
 
     /// Size of a blob in bytes, if it may be read in this repository. Whoever is told so relies on it
@@ -135,6 +136,21 @@ impl Repositories {
             self.storage.delete(&layout::stamp(repository, digest, stamp)).await?;
         }
         Ok(!stamps.is_empty())
+    }
+
+    /// The content that one of these stamps leads to. All generations are the same bytes.
+    async fn open_any(
+        &self,
+        digest: &Digest,
+        stamps: &[Stamp],
+    ) -> Result<Option<Box<dyn Object>>, RepositoryError> {
+        for stamp in stamps.iter().rev() {
+            let key = layout::content(digest, &stamp.generation);
+            if let Some(object) = present(self.storage.open(&key).await)? {
+                return Ok(Some(object));
+            }
+        }
+        Ok(None)
     }
 
     /// The stamps of a blob in a repository, oldest first.

@@ -14,6 +14,7 @@ use crate::name::RepositoryName;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Generations {
     pub(crate) open: Vec<Generation>,
+    /// Those that nobody may rely on; the content of some may be gone.
     pub(crate) closed: Vec<Generation>,
 }
 
@@ -24,9 +25,10 @@ impl Repositories {
         for name in &names {
             match ContentEntry::parse(name) {
                 Some(ContentEntry::Content(generation)) => found.open.push(generation),
-                // Its content, if it is still there, lies just before.
+                // Its content, if it is still there, came just before.
                 Some(ContentEntry::Closed(generation)) => {
-                    found.closed.extend(found.open.pop_if(|open| *open == generation));
+                    found.open.pop_if(|open| *open == generation);
+                    found.closed.push(generation);
                 }
                 None => {}
             }

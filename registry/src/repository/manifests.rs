@@ -10,7 +10,7 @@ use appliance::Digest;
 use blob_store::{Put, read_whole};
 use bytes::Bytes;
 
-use super::{Author, PAGE, Repositories, RepositoryError, ask_each, present};
+use super::{Author, Repositories, RepositoryError, ask_each, present};
 use crate::cache::CacheKey;
 use crate::clock::Time;
 use crate::layout;
@@ -101,10 +101,8 @@ impl Repositories {
         self.check_deletable(repository, &digest, by).await?;
         let manifest = Manifest::check(&stored.bytes, Some(&stored.media_type)).ok();
         self.untag(repository, digest, by).await?;
-        for copy in self.copies(repository, &digest).await? {
-            self.storage.delete(&layout::manifest_copy(repository, &digest, copy)).await?;
-        }
-        self.forget(repository, digest);
+        let copies = self.copies(repository, &digest).await?;
+        self.delete_copies(repository, digest, &copies).await?;
         if let Some(manifest) = manifest {
             self.delete_referrer(repository, &digest, manifest.subject.as_ref()).await?;
             // Whoever put the manifest again meanwhile may have put its record before that.
@@ -208,17 +206,29 @@ impl Repositories {
         digest: Digest,
         by: Author<'_>,
     ) -> Result<(), RepositoryError> {
-        let mut after: Option<String> = None;
-        loop {
-            let tags = self.tags(repository, after.as_deref(), PAGE).await?;
-            for (tag, _) in tags.iter().filter(|(_, named)| *named == digest) {
-                self.unset_tag(repository, tag, digest, by).await?;
-            }
-            match tags.last() {
-                Some((last, _)) if tags.len() == PAGE => after = Some(last.as_str().to_owned()),
-                _ => return Ok(()),
-            }
+        for live in self.all_tags(repository).await?.iter().filter(|live| live.digest == digest) {
+            self.unset_tag(repository, &live.tag, digest, by).await?;
         }
+        Ok(())
+    }
+
+    /// Deletes these copies of a manifest.
+    pub(crate) async fn delete_copies(
+        &self,
+        repository: &RepositoryName,
+        digest: Digest,
+        copies: &[Time],
+    ) -> Result<(), RepositoryError> {
+        for copy in copies {
+            self.storage.delete(&layout::manifest_copy(repository, &digest, *copy)).await?;
+        }
+        self.forget(repository, digest);
+        Ok(())
+    }
+
+    /// Has a manifest that was taken away by its key read anew, under all its names.
+    pub(crate) fn forget_cached(&self) {
+        self.cache.forget_all();
     }
 
     fn forget(&self, repository: &RepositoryName, digest: Digest) {
@@ -228,7 +238,7 @@ impl Repositories {
 }
 
 /// Takes a copy apart: media type, line feed, bytes.
-fn split_copy(copy: &Bytes) -> Option<(String, Bytes)> {
+pub(crate) fn split_copy(copy: &Bytes) -> Option<(String, Bytes)> {
     let end = copy.iter().take(256).position(|byte| *byte == b'\n')?;
     let media_type = std::str::from_utf8(&copy[..end]).ok()?;
     Some((media_type.to_owned(), copy.slice(end + 1..)))

@@ -28,7 +28,7 @@ use crate::name::RepositoryName;
 use crate::rules::Rules;
 
 pub(crate) use self::blobs::Stored;
-pub(crate) use self::manifests::{PutManifest, StoredManifest};
+pub(crate) use self::manifests::{PutManifest, StoredManifest, split_copy};
 pub(crate) use self::tags::{Author, Authority};
 
 /// How many keys are looked up at a time for one request.
@@ -75,6 +75,14 @@ impl Repositories {
     ) -> Self {
         let cache = ManifestCache::new(storage.sharing());
         Self { storage, clock, grace, rules, cache }
+    }
+
+    pub(crate) fn storage(&self) -> &dyn Storage {
+        &*self.storage
+    }
+
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// At most `limit` repositories after `after`, in the order of their folders.

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use appliance::Digest;
 
-use super::{Author, Authority, PAGE, Repositories, RepositoryError};
+use super::{Author, Authority, Repositories, RepositoryError};
 use crate::manifest::Manifest;
 use crate::name::{RepositoryName, Tag};
 
@@ -23,17 +23,10 @@ impl Repositories {
             return Ok(());
         }
         let mut seen = HashSet::new();
-        let mut after: Option<String> = None;
-        loop {
-            let tags = self.tags(repository, after.as_deref(), PAGE).await?;
-            for (tag, named) in &tags {
-                self.check_below(repository, tag, *named, digest, &mut seen).await?;
-            }
-            match tags.last() {
-                Some((last, _)) if tags.len() == PAGE => after = Some(last.as_str().to_owned()),
-                _ => return Ok(()),
-            }
+        for live in self.all_tags(repository).await? {
+            self.check_below(repository, &live.tag, live.digest, digest, &mut seen).await?;
         }
+        Ok(())
     }
 
     /// Refuses if `tag` is immutable and what it names leads to `digest`. What was `seen` does not.

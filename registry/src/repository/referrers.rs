@@ -6,6 +6,7 @@
 //! Source: OCI distribution-spec 1.1, "Listing Referrers".
 
 use appliance::Digest;
+use blob_store::Key;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -131,6 +132,21 @@ impl Repositories {
         let Some(subject) = subject else { return Ok(true) };
         let key = layout::referrer(repository, subject, digest);
         Ok(present(self.storage.size_bytes(&key).await)?.is_some())
+    }
+
+    /// Deletes a record whose manifest seems not to be here, and puts it back if it is after all.
+    pub(crate) async fn forget_referrer(
+        &self,
+        repository: &RepositoryName,
+        record: &Key,
+        digest: Digest,
+    ) -> Result<(), RepositoryError> {
+        self.storage.delete(record).await?;
+        let Some(stored) = self.read_manifest(repository, digest).await? else { return Ok(()) };
+        match Manifest::check(&stored.bytes, Some(&stored.media_type)) {
+            Ok(manifest) => self.put_referrer(repository, digest, &manifest, stored.bytes.len() as u64).await,
+            Err(_) => Ok(()),
+        }
     }
 
     /// Forgets that a manifest that is gone had a subject, if it had one.

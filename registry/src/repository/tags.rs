@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Repositories, RepositoryError, ask_each};
 use crate::cache::CacheKey;
+use crate::clock::Time;
 use crate::layout;
 use crate::log::{Log, LogError, Placed};
 use crate::name::{ManifestName, RepositoryName, Tag};
@@ -18,6 +19,15 @@ pub(crate) struct TagEntry {
     pub(crate) time: u64,
     /// Who set it.
     pub(crate) by: String,
+}
+
+/// A tag that names something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LiveTag {
+    pub(crate) tag: Tag,
+    pub(crate) digest: Digest,
+    /// Since when it names that.
+    pub(crate) since: Time,
 }
 
 /// Who changes something.
@@ -55,7 +65,7 @@ impl Repositories {
     }
 
     /// Deletes a tag, unless it names something else by now.
-    pub(super) async fn unset_tag(
+    pub(crate) async fn unset_tag(
         &self,
         repository: &RepositoryName,
         tag: &Tag,
@@ -146,27 +156,33 @@ impl Repositories {
         repository: &RepositoryName,
         tag: &Tag,
     ) -> Result<Option<Digest>, RepositoryError> {
-        let newest = self.tag_log(repository, tag).newest().await?;
-        Ok(newest.and_then(|newest| newest.entry.digest))
+        Ok(self.live_tag(repository, tag.clone()).await?.map(|live| live.digest))
     }
 
-    /// At most `limit` tags of a repository, in ascending order, after `after`, with what they name.
+    async fn live_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: Tag,
+    ) -> Result<Option<LiveTag>, RepositoryError> {
+        let Some(newest) = self.tag_log(repository, &tag).newest().await? else { return Ok(None) };
+        let since = Time::from_secs(newest.entry.time);
+        Ok(newest.entry.digest.map(|digest| LiveTag { tag, digest, since }))
+    }
+
+    /// At most `limit` tags of a repository, in ascending order, after `after`.
     pub(crate) async fn tags(
         &self,
         repository: &RepositoryName,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<(Tag, Digest)>, RepositoryError> {
+    ) -> Result<Vec<LiveTag>, RepositoryError> {
         let mut after = after.map(layout::tag_folder);
         let mut tags = Vec::new();
         while tags.len() < limit {
             let found = self.storage.list(&layout::tags(repository), after.as_deref(), LOOKED_AT).await?;
             let looked_at = found.iter().filter_map(|folder| layout::tag_of_folder(folder.name())).collect();
-            let named = ask_each(looked_at, async |tag| {
-                let digest = self.tagged(repository, &tag).await?;
-                Ok(digest.map(|digest| (tag, digest)))
-            });
-            tags.extend(named.await?.into_iter().flatten());
+            let live = ask_each(looked_at, |tag| self.live_tag(repository, tag));
+            tags.extend(live.await?.into_iter().flatten());
             match found.last() {
                 Some(last) if found.len() == LOOKED_AT => after = Some(last.name().to_owned()),
                 _ => break,
@@ -174,6 +190,14 @@ impl Repositories {
         }
         tags.truncate(limit);
         Ok(tags)
+    }
+
+    /// All tags of a repository, in ascending order.
+    pub(crate) async fn all_tags(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<Vec<LiveTag>, RepositoryError> {
+        self.tags(repository, None, usize::MAX).await
     }
 
     /// At most `limit` entries of a tag's history, newest first, from the one before the place

@@ -202,7 +202,7 @@ async fn a_manifest_goes_with_all_its_tags() {
     assert!(!world.repositories.delete_manifest(&name("r"), one, SOMEBODY).await.unwrap());
     assert_eq!(world.pull("r", ManifestName::Digest(one)).await, None);
     let tags = world.repositories.tags(&name("r"), None, 10).await.unwrap();
-    assert_eq!(tags.iter().map(|(tag, _)| tag.as_str()).collect::<Vec<_>>(), ["2", "latest"]);
+    assert_eq!(tags.iter().map(|live| live.tag.as_str()).collect::<Vec<_>>(), ["2", "latest"]);
     world.push("r", &["1"], "one").await;
     assert_eq!(world.pull_tag("r", "1").await.unwrap(), "one");
 }
@@ -277,7 +277,7 @@ async fn tags_and_repositories_are_listed_in_pages() {
     world.repositories.delete_tag(&name("r"), &tag("a.1"), SOMEBODY).await.unwrap();
     let page = async |after, limit| {
         let tags = world.repositories.tags(&name("r"), after, limit).await.unwrap();
-        tags.into_iter().map(|(tag, _)| tag.as_str().to_owned()).collect::<Vec<_>>()
+        tags.into_iter().map(|live| live.tag.as_str().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(page(None, 10).await, ["a", "a-1", "b", "c"]);
     assert_eq!(page(Some("a"), 2).await, ["a-1", "b"]);

@@ -80,6 +80,11 @@ impl Rules {
 }
 
 impl Rule {
+    /// True if something may go by this rule.
+    pub(crate) const fn has_retention(&self) -> bool {
+        self.is_about_tags() || self.untagged_after.is_some()
+    }
+
     const fn is_about_tags(&self) -> bool {
         self.keep_newest.is_some() || self.tags_older_than.is_some()
     }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use registry::{Audit, Event, Exchange, Observer, Outcome};
+use registry::{Audit, Collected, Event, Exchange, Observer, Outcome};
 use serde_json::{Map, Value, json};
 
 use super::config::LogFormat;
@@ -192,14 +192,13 @@ impl Observer for Log {
                 let message = format!("cannot look for abandoned uploads: {}", text::chain_of(*error));
                 self.write(Level::Error, "expiry-failed", message, none);
             }
-            Event::GarbageCollected { closed_generations, deleted_generations, freed_bytes } => {
-                let message = format!(
-                    "garbage collection freed {} in {}, and marked {} to go",
-                    text::size(*freed_bytes),
-                    text::count(*deleted_generations, "blob"),
-                    text::count(*closed_generations, "blob"),
-                );
+            Event::GarbageCollected { collected } => {
+                let message = format!("garbage collection {}", garbage_sentence(collected));
                 self.write(Level::Info, "garbage-collected", message, none);
+            }
+            Event::CollectionFailed { error } => {
+                let message = format!("garbage collection broke off: {}", text::chain_of(*error));
+                self.write(Level::Error, "collection-failed", message, none);
             }
             // What is added to the library is added here too.
             _ => {}
@@ -215,6 +214,16 @@ impl Level {
             Self::Error => "error",
         }
     }
+}
+
+/// What a cycle of garbage collection did, or would do.
+pub(super) fn garbage_sentence(collected: &Collected) -> String {
+    format!(
+        "freed {} in {}, and marked {} to go",
+        text::size(collected.freed_bytes),
+        text::count(collected.deleted_generations, "blob"),
+        text::count(collected.closed_generations.saturating_sub(collected.deleted_generations), "blob"),
+    )
 }
 
 /// A request as people read it.

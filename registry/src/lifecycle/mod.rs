@@ -1,0 +1,15 @@
+//! What happens to stored content as time goes by.
+
+mod caretaker;
+mod collector;
+mod retention;
+mod scrub;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+pub use self::caretaker::{CareError, Caretaker};
+pub(crate) use self::collector::Collector;
+pub use self::collector::{Collected, Mode};
+pub(crate) use self::scrub::Scrubber;
+pub use self::scrub::{Damaged, Scrubbed};

@@ -1,0 +1,87 @@
+//! What the rules let go in one repository, and what of its manifests stays.
+//!
+//! The rules decide by age ([`crate::rules`]). Here is what they cannot know: what an index that stays
+//! names stays, and so does what is about a manifest that stays.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use appliance::Digest;
+
+use super::collector::{Cycle, Mode};
+use super::sweep::Known;
+use crate::name::{RepositoryName, Tag};
+use crate::repository::{Author, Authority, RepositoryError};
+
+/// Who the history of tags says that it was.
+const RETENTION: Author<'_> = Author { name: "retention", authority: Authority::Ordinary };
+
+impl Cycle<'_> {
+    /// Deletes the tags and manifests that the rules let go, and takes those manifests out of `known`.
+    pub(super) async fn retire(
+        &mut self,
+        repository: &RepositoryName,
+        known: &mut HashMap<Digest, Known>,
+    ) -> Result<(), RepositoryError> {
+        let rules = self.collector.repositories.rules();
+        if !rules.of(repository.as_str()).any(|rule| rule.has_retention()) {
+            return Ok(());
+        }
+        let tags = self.collector.repositories.all_tags(repository).await?;
+        let ages: Vec<(&str, Duration)> =
+            tags.iter().map(|live| (live.tag.as_str(), self.now.since(live.since))).collect();
+        let expired = rules.expired_tags(repository.as_str(), &ages);
+        let expired: HashSet<&str> = expired.iter().map(|expired| expired.what).collect();
+        let mut tagged = HashSet::new();
+        for live in &tags {
+            match expired.contains(live.tag.as_str()) {
+                true => self.retire_tag(repository, &live.tag, live.digest).await?,
+                false => drop(tagged.insert(live.digest)),
+            }
+        }
+        let untagged = known.iter().filter(|(digest, _)| !tagged.contains(digest));
+        let untagged = untagged.map(|(digest, known)| (*digest, self.now.since(known.newest)));
+        let expired = rules.expired_manifests(repository.as_str(), untagged);
+        let mut gone: HashSet<Digest> = expired.into_iter().map(|expired| expired.what).collect();
+        gone.retain(|digest| self.is_old(known[digest].newest));
+        spare_what_others_need(&mut gone, known);
+        for digest in gone {
+            let copies = known.remove(&digest).map_or(Vec::new(), |known| known.copies);
+            if self.mode == Mode::Collect {
+                // Whoever puts it now puts a copy that is not among these.
+                self.collector.repositories.delete_copies(repository, digest, &copies).await?;
+            }
+            self.collected.deleted_manifests += 1;
+        }
+        Ok(())
+    }
+
+    async fn retire_tag(
+        &mut self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        named: Digest,
+    ) -> Result<(), RepositoryError> {
+        if self.mode == Mode::Collect {
+            self.collector.repositories.unset_tag(repository, tag, named, RETENTION).await?;
+        }
+        self.collected.deleted_tags += 1;
+        Ok(())
+    }
+}
+
+/// Takes out of `gone` what manifests that stay name, and what is about them.
+fn spare_what_others_need(gone: &mut HashSet<Digest>, known: &HashMap<Digest, Known>) {
+    let mut about: HashMap<Digest, Vec<Digest>> = HashMap::new();
+    for (digest, known) in known {
+        if let Some(subject) = known.manifest.subject {
+            about.entry(subject).or_default().push(*digest);
+        }
+    }
+    let mut stay: Vec<Digest> = known.keys().filter(|digest| !gone.contains(digest)).copied().collect();
+    while let Some(digest) = stay.pop() {
+        let children = known.get(&digest).map_or(&[][..], |known| &known.manifest.children);
+        let referrers = about.get(&digest).map_or(&[][..], Vec::as_slice);
+        stay.extend(children.iter().chain(referrers).filter(|needed| gone.remove(needed)));
+    }
+}

@@ -1,0 +1,186 @@
+//! Reads everything again and compares it with its digest, since disks forget.
+//!
+//! What is damaged is closed, copied to the quarantine and taken away. So nobody is served wrong bytes,
+//! and whoever pushes the blob or the manifest once more heals it: clients are told that it is not here.
+//! An operator may look at what lies in the quarantine, and delete it.
+//!
+//! Runs beside everything else, and no faster than it is told to.
+
+use std::time::{Duration, Instant};
+
+use appliance::{Digest, Hasher};
+use blob_store::{Key, SessionId, Storage, StorageError, read_whole};
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+
+use super::Mode;
+use crate::layout::{self, ContentEntry};
+use crate::random;
+use crate::repository::{Repositories, RepositoryError, split_copy};
+
+/// What a scrub found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Scrubbed {
+    /// Contents of blobs and copies of manifests that were read.
+    pub objects: u64,
+    /// How many bytes that were.
+    pub bytes: u64,
+    /// What is not what its digest promises.
+    pub damaged: Vec<Damaged>,
+}
+
+/// Something that is not what its digest promises.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damaged {
+    /// What it should be.
+    pub digest: Digest,
+    /// The key where it was.
+    pub key: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// Largest copy of a manifest that is read. One that is larger is damaged.
+const MAX_COPY: u64 = appliance::manifest::MAX_BYTES + 256;
+
+/// Reads one storage again.
+#[derive(Debug)]
+pub(crate) struct Scrubber<'a> {
+    repositories: &'a Repositories,
+    mode: Mode,
+    /// Bytes per second, at most.
+    rate: Option<u64>,
+    began: Instant,
+    scrubbed: Scrubbed,
+}
+
+impl<'a> Scrubber<'a> {
+    /// A scrub that reads at most `rate` bytes per second.
+    pub(crate) fn new(repositories: &'a Repositories, mode: Mode, rate: Option<u64>) -> Self {
+        Self { repositories, mode, rate, began: Instant::now(), scrubbed: Scrubbed::default() }
+    }
+
+    /// Reads everything.
+    pub(crate) async fn run(mut self) -> Result<Scrubbed, RepositoryError> {
+        let storage = self.storage();
+        let mut contents = storage.keys_below(&layout::all_contents());
+        while let Some(key) = contents.try_next().await? {
+            if let Some((digest, ContentEntry::Content(generation))) = layout::content_of_key(&key) {
+                let found = self.check_content(&key, digest).await?;
+                if let Some(problem) = found {
+                    if self.mode == Mode::Collect {
+                        storage.put_if_absent(&layout::closed(&digest, &generation), Bytes::new()).await?;
+                        self.quarantine(&key, digest).await?;
+                    }
+                    self.note(key, digest, problem);
+                }
+            }
+        }
+        let mut records = storage.keys_below(&layout::repositories());
+        while let Some(key) = records.try_next().await? {
+            if let Some((digest, _)) = layout::copy_of_key(&key)
+                && let Some(problem) = self.check_copy(&key, digest).await?
+            {
+                if self.mode == Mode::Collect {
+                    self.quarantine(&key, digest).await?;
+                    self.repositories.forget_cached();
+                }
+                self.note(key, digest, problem);
+            }
+        }
+        Ok(self.scrubbed)
+    }
+
+    fn storage(&self) -> &'a dyn Storage {
+        self.repositories.storage()
+    }
+
+    fn note(&mut self, key: Key, digest: Digest, problem: String) {
+        self.scrubbed.damaged.push(Damaged { digest, key: key.to_string(), problem });
+    }
+
+    /// What is wrong with a blob's content, if anything is.
+    async fn check_content(&mut self, key: &Key, digest: Digest) -> Result<Option<String>, RepositoryError> {
+        let object = match self.storage().open(key).await {
+            Err(StorageError::Missing { .. }) => return Ok(None),
+            object => object?,
+        };
+        let size = object.size_bytes();
+        let mut pieces = object.stream(0..size);
+        let mut hasher = Hasher::new(digest.algorithm());
+        loop {
+            match pieces.try_next().await {
+                Ok(Some(piece)) => {
+                    self.scrubbed.bytes += piece.len() as u64;
+                    hasher = hash(hasher, piece).await;
+                    self.keep_to_the_rate().await;
+                }
+                Ok(None) => break,
+                // A disk that cannot read it has lost it.
+                Err(StorageError::Io { source, .. }) => return Ok(Some(format!("cannot be read: {source}"))),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.scrubbed.objects += 1;
+        Ok(mismatch(hasher.finish(), digest))
+    }
+
+    /// What is wrong with a copy of a manifest, if anything is.
+    async fn check_copy(&mut self, key: &Key, digest: Digest) -> Result<Option<String>, RepositoryError> {
+        let copy = match read_whole(self.storage(), key, MAX_COPY).await {
+            Err(StorageError::Missing { .. }) => return Ok(None),
+            Err(StorageError::Io { source, .. }) => return Ok(Some(format!("cannot be read: {source}"))),
+            Err(error @ StorageError::TooLarge { .. }) => return Ok(Some(error.to_string())),
+            copy => copy?,
+        };
+        self.scrubbed.objects += 1;
+        self.scrubbed.bytes += copy.len() as u64;
+        self.keep_to_the_rate().await;
+        let Some((_, bytes)) = split_copy(&copy) else {
+            return Ok(Some("does not begin with a media type".to_owned()));
+        };
+        let mut hasher = Hasher::new(digest.algorithm());
+        hasher.update(&bytes);
+        Ok(mismatch(hasher.finish(), digest))
+    }
+
+    /// Copies what can be read of it to the quarantine, and takes it away.
+    async fn quarantine(&self, key: &Key, digest: Digest) -> Result<(), RepositoryError> {
+        let storage = self.storage();
+        let name = key.as_str().rsplit('/').next().unwrap_or_default();
+        let mut session = storage.begin(SessionId::new(random::bytes())).await?;
+        if let Ok(object) = storage.open(key).await {
+            let size = object.size_bytes();
+            let mut pieces = object.stream(0..size);
+            while let Ok(Some(piece)) = pieces.try_next().await {
+                session.append(session.size_bytes(), vec![piece]).await?;
+            }
+        }
+        session.finish(&layout::quarantine(&digest, name)).await?;
+        Ok(storage.delete(key).await?)
+    }
+
+    /// Waits until so many bytes may have been read.
+    async fn keep_to_the_rate(&self) {
+        let Some(rate) = self.rate.filter(|rate| *rate > 0) else { return };
+        #[expect(clippy::cast_precision_loss, reason = "a pace needs no more digits")]
+        let due = Duration::from_secs_f64(self.scrubbed.bytes as f64 / rate as f64);
+        if let Some(early) = due.checked_sub(self.began.elapsed()) {
+            tokio::time::sleep(early).await;
+        }
+    }
+}
+
+fn mismatch(found: Digest, wanted: Digest) -> Option<String> {
+    (found != wanted).then(|| format!("has digest {found}"))
+}
+
+/// Hashes where it does not keep others waiting.
+async fn hash(mut hasher: Hasher, piece: Bytes) -> Hasher {
+    let work = tokio::task::spawn_blocking(move || {
+        hasher.update(&piece);
+        hasher
+    });
+    work.await.expect("hashing does not panic")
+}
