@@ -23,6 +23,7 @@
 //! After a failed `fsync` the kernel may have dropped what was to be written and will report success
 //! the next time. So nothing is retried: this process writes no more, and reads go on.
 
+mod content;
 mod listing;
 mod reader;
 mod reserve;

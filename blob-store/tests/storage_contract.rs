@@ -215,6 +215,31 @@ fn a_session_becomes_a_key_when_it_is_finished() {
 }
 
 #[test]
+fn long_pieces_may_begin_anywhere_in_memory_and_in_the_content() {
+    on_each_backend(async |storage| {
+        let long = noise(9 << 20);
+        let page_start = long.as_ptr().align_offset(4096);
+        let mut session = storage.begin(ID).await.unwrap();
+        let mut want = Vec::new();
+        // On page boundaries, with and without a rest; then after an odd piece; then back on them.
+        for (start, bytes) in
+            [(0, 2 << 20), (0, (1 << 20) + 7), (0, 2 << 20), (1, (1 << 20) - 7), (0, 1 << 20), (3, 5)]
+        {
+            let piece = long.slice(page_start + start..page_start + start + bytes);
+            session.append(want.len() as u64, vec![piece.clone()]).await.unwrap();
+            want.extend_from_slice(&piece);
+        }
+        drop(session);
+        let mut session = storage.resume(ID).await.unwrap();
+        session.sync().await.unwrap();
+        let stored: Vec<Bytes> = session.stream().try_collect().await.unwrap();
+        assert!(stored.concat() == want);
+        session.finish(&key("k")).await.unwrap();
+        assert!(content(&*storage, "k").await.unwrap() == want);
+    });
+}
+
+#[test]
 fn a_session_is_gone_too_when_its_key_was_there_already() {
     on_each_backend(async |storage| {
         put(&*storage, "blobs/x", "same").await;

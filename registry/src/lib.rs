@@ -8,12 +8,14 @@
 //! whose keys are all in `layout`.
 
 mod access;
+mod batch;
 mod cache;
 mod clock;
 mod connection;
 mod event;
 mod exchange;
 mod http;
+mod intake;
 mod json;
 mod layout;
 mod lifecycle;

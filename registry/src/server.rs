@@ -224,6 +224,8 @@ struct Front {
 
 /// Connections that an address may have where other machines can connect.
 const CONNECTIONS_PER_ADDRESS: usize = 1024;
+/// Bytes of a body that are read from a connection at a time, if that many have arrived.
+const READ_BYTES: usize = 1 << 20;
 /// How long to wait after a connection could not be accepted: time for others to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -411,6 +413,7 @@ impl Front {
             .header_read_timeout(limits.head_timeout)
             .max_header_size(limits.head_bytes)
             .max_headers(limits.headers)
+            .max_buf_size(READ_BYTES)
             .serve_connection(
                 TokioIo::new(Connection::new(transport, limits.body_window)),
                 service_fn(|request| self.answer(request, peer)),

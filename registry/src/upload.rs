@@ -92,13 +92,23 @@ impl Chunk {
         }
     }
 
+    /// Where in the blob the next piece belongs.
+    pub(crate) const fn place(self) -> u64 {
+        self.start + self.arrived
+    }
+
+    /// How many bytes are still to come, if the head said so.
+    pub(crate) fn outstanding(self) -> Option<u64> {
+        self.size.map(|size| size - self.arrived)
+    }
+
     /// The body has ended. Returns where the next chunk must start.
     pub(crate) fn end(self) -> Result<u64, UploadError> {
         match self.size {
             Some(want) if want != self.arrived => {
                 Err(UploadError::LengthMismatch { want, got: self.arrived })
             }
-            _ => Ok(self.start + self.arrived),
+            _ => Ok(self.place()),
         }
     }
 

@@ -14,7 +14,6 @@
 //!   leaves no half-done append behind, and what had arrived is kept for the next attempt.
 
 use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -26,16 +25,15 @@ use futures_util::TryStreamExt as _;
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use crate::access::principal::Principal;
+use crate::batch::Batches;
 use crate::clock::Clock;
 use crate::http::body::{BodyError, RequestBody};
+use crate::intake::{Intake, Rank};
 use crate::layout;
 use crate::name::{RepositoryName, UploadId};
 use crate::random;
 use crate::repository::{Repositories, RepositoryError, Stored};
-use crate::upload::{Chunk, ChunkHead, Upload, UploadError};
-
-/// Bytes that are hashed and written at a time. Two batches per request are in memory.
-const BATCH: usize = 1 << 20;
+use crate::upload::{ChunkHead, Upload, UploadError};
 
 /// What uploads may use.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +50,7 @@ pub(crate) struct Uploads {
     repositories: Arc<Repositories>,
     clock: Arc<dyn Clock>,
     limits: UploadLimits,
+    batches: Arc<Batches>,
     open: Mutex<HashMap<SessionId, Arc<OpenUpload>>>,
 }
 
@@ -128,7 +127,8 @@ impl Uploads {
         clock: Arc<dyn Clock>,
         limits: UploadLimits,
     ) -> Self {
-        Self { storage, repositories, clock, limits, open: Mutex::default() }
+        let (batches, open) = (Arc::default(), Mutex::default());
+        Self { storage, repositories, clock, limits, batches, open }
     }
 
     /// Opens an upload.
@@ -165,7 +165,7 @@ impl Uploads {
         let (this, id) = (Arc::clone(self), to.session(upload));
         to_the_end(async move {
             let mut turn = this.turn(id).await?;
-            turn.receive(head, body, turn.algorithm(), this.limits).await?;
+            turn.receive(&this, head, body, turn.algorithm()).await?;
             if let Err(error) = turn.session.sync().await {
                 // What the session holds is not certain any more.
                 this.forget(id).await?;
@@ -189,7 +189,7 @@ impl Uploads {
         let repository = to.repository.clone();
         to_the_end(async move {
             let mut turn = this.turn(id).await?;
-            turn.receive(head, body, digest.algorithm(), this.limits).await?;
+            turn.receive(&this, head, body, digest.algorithm()).await?;
             this.publish(turn, &repository, digest).await
         })
         .await
@@ -207,7 +207,7 @@ impl Uploads {
         let (this, repository) = (Arc::clone(self), to.repository.clone());
         to_the_end(async move {
             let mut turn = this.turn(id).await?;
-            if let Err(error) = turn.receive(head, body, digest.algorithm(), this.limits).await {
+            if let Err(error) = turn.receive(&this, head, body, digest.algorithm()).await {
                 this.forget(id).await?;
                 return Err(error);
             }
@@ -256,7 +256,7 @@ impl Uploads {
         let session = self.resume(id).await?;
         upload.received.store(session.size_bytes(), Ordering::Release);
         hashed.take_if(|hashed| hashed.bytes != session.size_bytes());
-        Ok(Turn { id, upload, hashed, session, number, newest })
+        Ok(Turn { id, upload, hashed, session, rank: Rank { number, newest } })
     }
 
     async fn publish(
@@ -317,8 +317,7 @@ struct Turn {
     /// `None` until what is stored was hashed, or after an append failed.
     hashed: OwnedMutexGuard<Option<Hashed>>,
     session: Box<dyn Session>,
-    number: u64,
-    newest: watch::Receiver<u64>,
+    rank: Rank,
 }
 
 impl Turn {
@@ -330,26 +329,28 @@ impl Turn {
     /// Appends the body to the session. Afterwards, all of the session is hashed.
     async fn receive(
         &mut self,
+        uploads: &Uploads,
         head: ChunkHead,
-        mut body: RequestBody,
+        body: RequestBody,
         algorithm: Algorithm,
-        limits: UploadLimits,
     ) -> Result<(), UploadsError> {
-        let mut chunk = Upload::resume(self.session.size_bytes(), limits.blob_bytes).begin_chunk(head)?;
+        let limit = uploads.limits.blob_bytes;
+        let chunk = Upload::resume(self.session.size_bytes(), limit).begin_chunk(head)?;
         self.catch_up(algorithm).await?;
-        let mut batch = collect(&mut body, &mut chunk, &mut self.newest, self.number).await;
-        while let Batch { pieces, end: None } = batch {
-            let next = collect(&mut body, &mut chunk, &mut self.newest, self.number);
-            let (stored, next) = tokio::join!(store(&mut *self.session, &mut self.hashed, pieces), next);
+        let mut intake = Intake::new(body, chunk, Arc::clone(&uploads.batches), self.rank.clone());
+        let mut received = intake.receive().await;
+        while received.end.is_none() {
+            let store = store(&mut *self.session, &mut self.hashed, received.content);
+            let (stored, next) = tokio::join!(store, intake.receive());
             self.upload.received.store(self.session.size_bytes(), Ordering::Release);
             stored?;
-            batch = next;
+            received = next;
         }
-        store(&mut *self.session, &mut self.hashed, batch.pieces).await?;
+        store(&mut *self.session, &mut self.hashed, received.content).await?;
         self.upload.received.store(self.session.size_bytes(), Ordering::Release);
-        match batch.end {
+        match received.end {
             Some(Err(error)) => Err(error),
-            _ => Ok(chunk.end().map(|_| ())?),
+            _ => Ok(intake.check_length()?),
         }
     }
 
@@ -361,83 +362,36 @@ impl Turn {
         let mut hashed = Some(Hashed::new(algorithm));
         let mut stored = self.session.stream();
         while let Some(piece) = stored.try_next().await? {
-            hashed = hash(hashed, vec![piece]).await;
+            hashed = hash(hashed, piece).await;
         }
         *self.hashed = hashed;
         Ok(())
     }
 }
 
-/// Pieces of a body that are handled together.
-struct Batch {
-    pieces: Vec<Bytes>,
-    /// `None` while the body goes on; else how it ended.
-    end: Option<Result<(), UploadsError>>,
-}
-
-/// Reads on until a batch is full or the body ends.
-async fn collect(
-    body: &mut RequestBody,
-    chunk: &mut Chunk,
-    newest: &mut watch::Receiver<u64>,
-    number: u64,
-) -> Batch {
-    let mut batch = Batch { pieces: Vec::new(), end: None };
-    let mut bytes = 0;
-    let mut overtaken = pin!(newest.wait_for(|newest| *newest > number));
-    while bytes < BATCH {
-        let next = tokio::select! {
-            biased;
-            _ = &mut overtaken => Err(UploadsError::Overtaken),
-            next = body.next() => next.map_err(UploadsError::from),
-        };
-        match next {
-            Ok(Some(piece)) => {
-                if let Err(error) = chunk.accept(piece.len() as u64) {
-                    batch.end = Some(Err(error.into()));
-                    break;
-                }
-                bytes += piece.len();
-                batch.pieces.push(piece);
-            }
-            Ok(None) => {
-                batch.end = Some(Ok(()));
-                break;
-            }
-            Err(error) => {
-                batch.end = Some(Err(error));
-                break;
-            }
-        }
-    }
-    batch
-}
-
-/// Appends `pieces` to the session and to the hash, at the same time. After an error nothing is
+/// Appends `content` to the session and to the hash, at the same time. After an error nothing is
 /// hashed, and the session is as it was.
 async fn store(
     session: &mut dyn Session,
     hashed: &mut Option<Hashed>,
-    pieces: Vec<Bytes>,
+    content: Bytes,
 ) -> Result<(), StorageError> {
-    if pieces.is_empty() {
+    if content.is_empty() {
         return Ok(());
     }
-    let hashing = hash(hashed.take(), pieces.clone());
-    let (appended, now_hashed) = tokio::join!(session.append(session.size_bytes(), pieces), hashing);
+    let hashing = hash(hashed.take(), content.clone());
+    let (appended, now_hashed) = tokio::join!(session.append(session.size_bytes(), vec![content]), hashing);
     appended?;
     *hashed = now_hashed;
     Ok(())
 }
 
-/// Hashes `pieces` where it does not keep others waiting.
-async fn hash(hashed: Option<Hashed>, pieces: Vec<Bytes>) -> Option<Hashed> {
+/// Hashes `content` where it does not keep others waiting.
+async fn hash(hashed: Option<Hashed>, content: Bytes) -> Option<Hashed> {
     let mut hashed = hashed?;
     let work = tokio::task::spawn_blocking(move || {
-        for piece in pieces {
-            hashed.hasher.update(&piece);
-            hashed.bytes += piece.len() as u64;
-        }
+        hashed.hasher.update(&content);
+        hashed.bytes += content.len() as u64;
         hashed
     });
     // A runtime that shuts down hashes nothing more; then nothing is hashed.

@@ -1,15 +1,15 @@
 //! Sessions of the folder backend: one file each, appended to in order.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::steps::Steps;
+use super::content::ContentFile;
 use super::tree::{Tree, storage_error};
 use super::{blocking, reader};
 use crate::Key;
@@ -21,7 +21,7 @@ use crate::write_back;
 pub(super) struct FolderSession {
     tree: Arc<Tree>,
     id: SessionId,
-    file: Arc<File>,
+    content: Arc<ContentFile>,
     /// Bytes appended. The file may be longer after a failed append, never shorter.
     size_bytes: u64,
     /// Up to where the kernel was asked to write the content to the disk.
@@ -34,9 +34,9 @@ impl FolderSession {
     pub(super) fn begin(tree: Arc<Tree>, id: SessionId) -> Result<Self, StorageError> {
         tree.check_room()?;
         let path = path(&tree, id);
-        let file =
-            Arc::new(tree.steps().create(&path).map_err(|error| storage_error("create", &path, error))?);
-        Ok(Self { tree, id, file, size_bytes: 0, flushed_bytes: 0, is_name_durable: false })
+        let file = tree.steps().create(&path).map_err(|error| storage_error("create", &path, error))?;
+        let content = Arc::new(ContentFile::new(file));
+        Ok(Self { tree, id, content, size_bytes: 0, flushed_bytes: 0, is_name_durable: false })
     }
 
     pub(super) fn resume(tree: Arc<Tree>, id: SessionId) -> Result<Self, StorageError> {
@@ -46,7 +46,7 @@ impl FolderSession {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(StorageError::NoSession { id });
             }
-            opened => Arc::new(opened.map_err(failed)?),
+            opened => opened.map_err(failed)?,
         };
         let data = file.metadata().map_err(failed)?;
         // A second name is a key: the session is finished, only its own name is still there.
@@ -54,7 +54,8 @@ impl FolderSession {
             return Err(StorageError::NoSession { id });
         }
         let size_bytes = data.len();
-        Ok(Self { tree, id, file, size_bytes, flushed_bytes: size_bytes, is_name_durable: false })
+        let content = Arc::new(ContentFile::new(file));
+        Ok(Self { tree, id, content, size_bytes, flushed_bytes: size_bytes, is_name_durable: false })
     }
 }
 
@@ -68,24 +69,28 @@ impl Session for FolderSession {
         if offset != self.size_bytes {
             return Err(StorageError::WrongOffset { found: self.size_bytes, wanted: offset });
         }
-        let (tree, id, file) = (Arc::clone(&self.tree), self.id, Arc::clone(&self.file));
+        let (tree, id, content) = (Arc::clone(&self.tree), self.id, Arc::clone(&self.content));
         let flushed = self.flushed_bytes;
         (self.size_bytes, self.flushed_bytes) = blocking(move || {
             tree.check_room()?;
             let path = path(&tree, id);
-            let end = write_pieces(tree.steps(), &file, &path, offset, &pieces).map_err(|error| {
-                // What was written of the pieces is overwritten or cut off later if this fails.
-                let _ = tree.steps().cut(&file, &path, offset);
-                storage_error("write", &path, error)
-            })?;
-            Ok((end, write_back::begin(&file, flushed, end)))
+            let mut end = offset;
+            for piece in pieces {
+                content.write(tree.steps(), &path, end, &piece).map_err(|error| {
+                    // What was written of the pieces is overwritten or cut off later if this fails.
+                    let _ = tree.steps().cut(content.file(), &path, offset);
+                    storage_error("write", &path, error)
+                })?;
+                end += piece.len() as u64;
+            }
+            Ok((end, write_back::begin(content.file(), flushed, end)))
         })
         .await?;
         Ok(())
     }
 
     async fn sync(&mut self) -> Result<(), StorageError> {
-        let (tree, id, file) = (Arc::clone(&self.tree), self.id, Arc::clone(&self.file));
+        let (tree, id, file) = (Arc::clone(&self.tree), self.id, Arc::clone(self.content.file()));
         let is_name_durable = self.is_name_durable;
         blocking(move || {
             tree.sync_file(&file, &path(&tree, id))?;
@@ -98,7 +103,7 @@ impl Session for FolderSession {
 
     fn stream(&self) -> ContentStream {
         let buffers = Arc::clone(self.tree.buffers());
-        reader::stream(Arc::clone(&self.file), self.id.to_string(), 0..self.size_bytes, buffers)
+        reader::stream(Arc::clone(self.content.file()), self.id.to_string(), 0..self.size_bytes, buffers)
     }
 
     async fn finish(self: Box<Self>, key: &Key) -> Result<Put, StorageError> {
@@ -111,9 +116,9 @@ impl Session for FolderSession {
                 return Ok(Put::Exists);
             }
             self.tree.check_writable()?;
-            let cut = self.tree.steps().cut(&self.file, &path, self.size_bytes);
+            let cut = self.tree.steps().cut(self.content.file(), &path, self.size_bytes);
             cut.map_err(|error| storage_error("cut", &path, error))?;
-            self.tree.sync_file(&self.file, &path)?;
+            self.tree.sync_file(self.content.file(), &path)?;
             self.tree.publish(&path, &key)
         })
         .await
@@ -151,19 +156,4 @@ pub(super) fn sessions(tree: &Tree) -> Result<Vec<SessionInfo>, StorageError> {
 
 fn path(tree: &Tree, id: SessionId) -> PathBuf {
     tree.session_folder().join(id.to_string())
-}
-
-/// Writes `pieces` from `offset` on, and returns where they end.
-fn write_pieces(
-    steps: &Steps,
-    file: &File,
-    path: &Path,
-    mut offset: u64,
-    pieces: &[Bytes],
-) -> io::Result<u64> {
-    for piece in pieces {
-        steps.write(file, path, offset, piece)?;
-        offset += piece.len() as u64;
-    }
-    Ok(offset)
 }

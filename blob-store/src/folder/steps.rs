@@ -7,7 +7,7 @@
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -114,6 +114,12 @@ impl Steps {
     /// Opens a file that exists, to be written and read. Changes nothing by itself.
     pub(super) fn reopen(&self, path: &Path) -> io::Result<File> {
         OpenOptions::new().read(true).write(true).open(path)
+    }
+
+    /// Opens a file that exists, to be written past the kernel's cache. Changes nothing by itself.
+    pub(super) fn reopen_direct(&self, path: &Path) -> io::Result<File> {
+        let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+        OpenOptions::new().write(true).custom_flags(flags).open(path)
     }
 
     /// Writes all of `bytes` at `offset`. After an error some of them may be there.

@@ -1,0 +1,77 @@
+//! The body of a request that belongs to an upload, on its way in: pieces become batches.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::batch::Batches;
+use crate::http::body::RequestBody;
+use crate::upload::{Chunk, UploadError};
+use crate::uploads::UploadsError;
+
+/// A body that is being read.
+pub(crate) struct Intake {
+    body: RequestBody,
+    chunk: Chunk,
+    /// What arrived with the batch before and had no room in it.
+    rest: Bytes,
+    batches: Arc<Batches>,
+    rank: Rank,
+}
+
+/// What one request is among those for the same upload.
+#[derive(Debug, Clone)]
+pub(crate) struct Rank {
+    pub(crate) number: u64,
+    /// The number of the newest request. Whoever has a smaller one gives way.
+    pub(crate) newest: watch::Receiver<u64>,
+}
+
+/// A part of a body.
+pub(crate) struct Received {
+    pub(crate) content: Bytes,
+    /// `None` while the body goes on; else how it ended.
+    pub(crate) end: Option<Result<(), UploadsError>>,
+}
+
+impl Intake {
+    pub(crate) fn new(body: RequestBody, chunk: Chunk, batches: Arc<Batches>, rank: Rank) -> Self {
+        Self { body, chunk, rest: Bytes::new(), batches, rank }
+    }
+
+    /// Reads on until a batch is full or the body ends.
+    pub(crate) async fn receive(&mut self) -> Received {
+        let rest_bytes = self.rest.len() as u64;
+        let expected = self.chunk.outstanding().map(|bytes| bytes + rest_bytes);
+        let mut batch = self.batches.begin(self.chunk.place() - rest_bytes, expected);
+        batch.fill_from(&mut self.rest);
+        let mut overtaken = pin!(self.rank.newest.wait_for(|newest| *newest > self.rank.number));
+        let mut end = None;
+        while end.is_none() && !batch.is_full() {
+            let next = tokio::select! {
+                biased;
+                _ = &mut overtaken => Err(UploadsError::Overtaken),
+                next = self.body.next() => next.map_err(UploadsError::from),
+            };
+            match next {
+                Ok(Some(mut piece)) => match self.chunk.accept(piece.len() as u64) {
+                    Ok(()) => {
+                        batch.fill_from(&mut piece);
+                        self.rest = piece;
+                    }
+                    Err(error) => end = Some(Err(error.into())),
+                },
+                Ok(None) => end = Some(Ok(())),
+                Err(error) => end = Some(Err(error)),
+            }
+        }
+        Received { content: batch.into_bytes(), end }
+    }
+
+    /// Whether the body was as long as its head said, once it has ended.
+    pub(crate) fn check_length(self) -> Result<(), UploadError> {
+        self.chunk.end().map(|_| ())
+    }
+}
