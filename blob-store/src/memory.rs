@@ -16,9 +16,16 @@ use crate::storage::{
 };
 
 /// A [`Storage`] in memory. Clones are the same storage.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct MemoryStorage {
+    sharing: Sharing,
     state: Arc<Mutex<State>>,
+}
+
+impl Default for MemoryStorage {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +43,12 @@ struct Upload {
 impl MemoryStorage {
     /// An empty storage.
     pub fn new() -> Self {
-        Self::default()
+        Self { sharing: Sharing::Exclusive, state: Arc::default() }
+    }
+
+    /// An empty storage that several servers may use, each with a clone.
+    pub fn shared() -> Self {
+        Self { sharing: Sharing::Shared, ..Self::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -65,7 +77,7 @@ impl State {
 #[async_trait]
 impl Storage for MemoryStorage {
     fn sharing(&self) -> Sharing {
-        Sharing::Exclusive
+        self.sharing
     }
 
     async fn put_if_absent(&self, key: &Key, content: Bytes) -> Result<Put, StorageError> {
