@@ -59,6 +59,9 @@ fn a_blob_may_be_named_by_sha512() {
     let mut hasher = Hasher::new(Algorithm::Sha512);
     hasher.update(&content);
     let digest = hasher.finish();
+    let post = |algorithm| format!("/v2/a/blobs/uploads/?digest-algorithm={algorithm}");
+    client.send("POST", &post("sha512"), &[], b"").expect(202);
+    client.send("POST", &post("md5"), &[], b"").expect_error(400, "DIGEST_INVALID");
     // In one body, and in chunks that were hashed with sha256 while nobody knew better.
     let upload = client.begin_upload("a");
     client.send("PUT", &format!("{upload}?digest={digest}"), &[], &content).expect(201);

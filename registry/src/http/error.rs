@@ -46,6 +46,8 @@ pub(crate) enum ApiError {
     NameUnknown,
     #[error("the parameter `digest` is missing")]
     NoDigest,
+    #[error("`{found}` is no digest algorithm of this registry; use `sha256` or `sha512`")]
+    Algorithm { found: String },
     #[error("the content has digest {found}; the request says {wanted}")]
     ManifestDigest { wanted: Digest, found: Digest },
     #[error("at most {limit} tags are set at a time")]
@@ -113,6 +115,7 @@ impl ApiError {
             }
             Self::Route(RouteError::Name(NameError::Digest { .. }))
             | Self::NoDigest
+            | Self::Algorithm { .. }
             | Self::ManifestDigest { .. }
             | Self::Upload(UploadsError::WrongDigest { .. }) => (StatusCode::BAD_REQUEST, "DIGEST_INVALID"),
             Self::LongUri { .. } => (StatusCode::URI_TOO_LONG, "UNSUPPORTED"),

@@ -1,9 +1,9 @@
 //! Pushing blobs: the requests. What they do is [`crate::uploads`]'.
 //!
-//! Source: OCI distribution-spec 1.1, "Pushing blobs" (end-4a, end-4b, end-5, end-6, end-11, end-13),
+//! Source: OCI distribution-spec 1.1, "Pushing blobs" (end-4a, end-4b, end-4c, end-5, end-6, end-11, end-13),
 //! "Cancelling" (the `DELETE` of the specification's development version).
 
-use appliance::Digest;
+use appliance::{Algorithm, Digest};
 use http::StatusCode;
 use http::header::{self, HeaderName, HeaderValue};
 
@@ -29,6 +29,7 @@ impl Service {
             self.uploads.push(to, digest, head, call.body).await?;
             return Ok(created(&repository, &digest));
         }
+        known_algorithm(call.query.get("digest-algorithm"))?;
         let to = Target { repository: &repository, owner: call.caller.principal() };
         let upload = self.uploads.begin(to).await?;
         Ok(empty(StatusCode::ACCEPTED, progress(&repository, upload, 0)))
@@ -100,6 +101,17 @@ impl Service {
         };
         let Some(from) = from else { return Ok(false) };
         Ok(self.repositories.mount_blob(&from, repository, digest).await?)
+    }
+}
+
+/// Whether the upload can be closed with such a digest; which one it is then does not matter before the end (end-4c).
+fn known_algorithm(name: Option<&str>) -> Result<(), ApiError> {
+    let known = [Algorithm::Sha256, Algorithm::Sha512].map(Algorithm::as_str);
+    match name {
+        Some(name) if !known.contains(&name) => {
+            Err(ApiError::Algorithm { found: name.escape_debug().to_string() })
+        }
+        _ => Ok(()),
     }
 }
 
