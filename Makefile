@@ -4,7 +4,7 @@ help:
 	@echo 'make demo    a Debian and nginx disk becomes an appliance, travels through a registry, boots, and its firewall holds'
 	@echo 'make test    format, lint and all tests; ends with "N passed, N failed, N skipped"'
 	@echo 'make bench   measures against qemu-img, zstd, curl and docker-registry and writes docs/benchmarks.md'
-	@echo 'make conformance  10,000 random disk images and every hostile file; writes docs/conformance.md and docs/hostile-files.md'
+	@echo 'make conformance  10,000 random disk images, every hostile file, and registries; writes docs/conformance.md and docs/hostile-files.md'
 	@echo 'make fuzz    runs each fuzz target for SECONDS=60, where a fuzzer can be had'
 	@echo 'make build   target/release/hull'
 	@echo 'make lint    format and lint only'
