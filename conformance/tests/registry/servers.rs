@@ -29,7 +29,7 @@ impl Server {
 
     /// Debian's `docker-registry` with an empty folder, where deletion is switched on.
     pub(crate) fn docker_registry(more: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder();
         // It cannot say which port it chose, so one is chosen for it.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("127.0.0.1:{port}");
@@ -63,7 +63,7 @@ impl Server {
 
     /// `hull registry serve`, where `hull` lies beside this test.
     pub(crate) fn hull() -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder();
         let mut command = Command::new(hull()?);
         command
             .args(["registry", "serve", "--listen", "127.0.0.1:0", "--data"])
@@ -78,6 +78,11 @@ impl Server {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut address).unwrap();
         Some(Self { child, address: address.trim_end().to_owned(), _folder: folder })
     }
+}
+
+/// In memory where that can be had: what is judged here is not how well a disk keeps it.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 /// The program that `cargo build --bin hull` made beside this test.
