@@ -178,6 +178,13 @@ pub trait Session: fmt::Debug + Send {
     /// be aborted: what it holds is not certain.
     async fn sync(&mut self) -> Result<(), StorageError>;
 
+    /// A number for the content that was synced last: as long as it and the size are the same, nobody
+    /// else has changed the session, also if it was resumed in between. Always 0 where a storage has
+    /// one user.
+    fn revision(&self) -> u64 {
+        0
+    }
+
     /// Everything appended so far, from the beginning.
     fn stream(&self) -> ContentStream;
 

@@ -155,8 +155,10 @@ async fn a_session_taken_over_is_lost_to_its_first_holder() {
     first.append(0, vec![noise(MIB, 1)]).await.unwrap();
     first.sync().await.unwrap();
     let mut second = two.resume(ID).await.unwrap();
+    assert_eq!(second.revision(), first.revision());
     second.append(MIB as u64, vec![noise(MIB, 2)]).await.unwrap();
     second.sync().await.unwrap();
+    assert_ne!(second.revision(), first.revision());
     first.append(MIB as u64, vec![noise(10, 3)]).await.unwrap();
     let error = first.sync().await.unwrap_err();
     assert!(matches!(error, StorageError::WrongOffset { found, .. } if found == 2 * MIB as u64), "{error}");

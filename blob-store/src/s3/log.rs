@@ -39,6 +39,11 @@ impl Place {
         Self(self.0 + 1)
     }
 
+    /// How many entries come before it. Who creates the entry at a place is the only one who does.
+    pub(super) fn number(self) -> u64 {
+        self.0
+    }
+
     fn previous(self) -> Option<Self> {
         self.0.checked_sub(1).map(Self)
     }

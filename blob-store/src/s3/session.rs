@@ -359,6 +359,10 @@ impl Session for S3Session {
         Ok(())
     }
 
+    fn revision(&self) -> u64 {
+        self.place.number()
+    }
+
     fn stream(&self) -> ContentStream {
         let bucket = || Arc::clone(&self.shared.bucket);
         let size = self.segments.size_bytes();
