@@ -86,6 +86,9 @@ fn docker_manifests_and_lists_are_kept_as_they_are() {
         "skopeo copy -q --all --preserve-digests docker://{list} docker://{address}/docker/copy:1"
     ));
     assert_eq!(raw(&machine, &format!("{address}/docker/copy:1")), stored);
+    // The first format's digest is not that of its bytes.
+    let first = format!("--format v2s1 containers-storage:{id} docker://{address}/docker/first:1");
+    machine.fails(&format!("skopeo copy -q {first}"), "manifest invalid");
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn an_image_of_umoci_travels_by_skopeo_and_unpacks_to_the_same_files() {
 
 #[test]
 fn what_skopeo_deletes_is_gone_and_nothing_else() {
-    let Some(machine) = Machine::with(&["buildah", "skopeo", "podman"]) else { return };
+    let Some(machine) = Machine::with(&["buildah", "skopeo", "podman", "curl"]) else { return };
     let served = Served::start();
     let address = served.address();
     machine.allow_plain_http(address);
@@ -163,6 +163,9 @@ fn what_skopeo_deletes_is_gone_and_nothing_else() {
             .map(|tag| tag.as_str().unwrap().to_owned())
             .collect::<Vec<_>>()
     };
+    machine.ok(&format!("skopeo copy -q docker://{address}/other/app:1 docker://{address}/team/app:4"));
+    assert_eq!(tags(), ["1", "2", "3", "4"]);
+    machine.ok(&format!("curl -sSf -X DELETE http://{address}/v2/team/app/manifests/4"));
     assert_eq!(tags(), ["1", "2", "3"]);
     // skopeo deletes what the tag names, and so all of its tags.
     machine.ok(&format!("skopeo delete docker://{address}/team/app:1"));

@@ -95,6 +95,8 @@ fn hull_and_curl_trust_what_the_machine_trusts() {
     machine.ok(&format!("hull pack a -t {reference}"));
     machine.fails(&format!("hull push {reference}"), "certificate");
     machine.fails(&format!("curl -sSf https://{}/v2/", registry.address), "certificate");
+    fs::write(machine.folder().join("ca.crt"), &registry.authority).unwrap();
+    machine.ok(&format!("curl -sSf --cacert ca.crt https://{}/v2/", registry.address));
 
     machine.trust(&registry.authority);
     machine.ok(&format!("curl -sSf https://{}/v2/", registry.address));
