@@ -10,7 +10,7 @@ use blob_store::S3Credentials;
 pub(crate) const HOME: &str = "HULL_HOME";
 /// docker's folder for its configuration; logins are read from and written to `config.json` in it.
 const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
-/// podman's file for logins; read after docker's.
+/// podman's file for logins, in place of all that it looks for; read after docker's.
 const REGISTRY_AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
 
 /// `HULL_HOME`, whatever it is; or `$XDG_DATA_HOME/hull`, or `~/.local/share/hull`.
@@ -55,11 +55,21 @@ pub(crate) fn docker_config() -> Option<PathBuf> {
     Some(folder.join("config.json"))
 }
 
-/// podman's `auth.json`.
-pub(crate) fn podman_auth() -> Option<PathBuf> {
-    absolute(REGISTRY_AUTH_FILE)
-        .or_else(|| Some(absolute("XDG_RUNTIME_DIR")?.join("containers/auth.json")))
-        .or_else(|| Some(absolute("HOME")?.join(".config/containers/auth.json")))
+/// podman's files for logins, as podman looks for them: the one that is named, or what `podman login` writes
+/// until the next boot, then what a person keeps.
+///
+/// Source: containers-auth.json(5).
+pub(crate) fn podman_auth() -> Vec<PathBuf> {
+    if let Some(named) = absolute(REGISTRY_AUTH_FILE) {
+        return vec![named];
+    }
+    // Nobody but root may look into the second folder.
+    let until_boot = match absolute("XDG_RUNTIME_DIR") {
+        Some(folder) => Some(folder.join("containers/auth.json")),
+        None => (user_id() == 0).then(|| "/run/containers/0/auth.json".into()),
+    };
+    let config = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")));
+    until_boot.into_iter().chain(config.map(|folder| folder.join("containers/auth.json"))).collect()
 }
 
 /// Where programs are looked for.

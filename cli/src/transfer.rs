@@ -36,8 +36,8 @@ impl Default for TransferArgs {
 impl TransferArgs {
     /// A client with docker's and podman's logins.
     pub(crate) fn client(&self) -> Result<Client, CommandError> {
-        let files = [environment::docker_config(), environment::podman_auth()];
-        let files = files.into_iter().flatten().map(CredentialFile::new).collect();
+        let files = environment::docker_config().into_iter().chain(environment::podman_auth());
+        let files = files.map(CredentialFile::new).collect();
         Ok(Client::new(ClientOptions {
             credentials: Arc::new(CredentialFiles::new(files)),
             concurrency: self.concurrency,
