@@ -10,6 +10,7 @@ mod indexes;
 mod machine;
 mod push_and_pull;
 mod tls;
+mod users;
 
 use crate::support::Host;
 use crate::support::cable::Cable;
