@@ -26,6 +26,7 @@ mod name;
 mod operations;
 mod peers;
 mod public_url;
+mod quota;
 mod random;
 mod range;
 mod repository;

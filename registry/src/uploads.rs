@@ -13,7 +13,7 @@
 //! - A request that began is carried to its end in a task of its own, so a client that goes away
 //!   leaves no half-done append behind, and what had arrived is kept for the next attempt.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -31,6 +31,7 @@ use crate::http::body::{BodyError, RequestBody};
 use crate::intake::{Intake, Rank};
 use crate::layout;
 use crate::name::{RepositoryName, UploadId};
+use crate::quota::Room;
 use crate::random;
 use crate::repository::{Repositories, RepositoryError, Stored};
 use crate::upload::{ChunkHead, Upload, UploadError};
@@ -96,6 +97,9 @@ struct OpenUpload {
     /// The number of the newest request. Whoever has a smaller one gives way.
     newest: watch::Sender<u64>,
     received: AtomicU64,
+    /// What is set aside for it where the repository has a quota: what has arrived, and what a request
+    /// under way has promised.
+    room: Option<Room>,
     /// Held by the request whose turn it is.
     hashed: Arc<tokio::sync::Mutex<Option<Hashed>>>,
 }
@@ -136,10 +140,11 @@ impl Uploads {
         if self.open().len() >= self.limits.open_uploads {
             return Err(UploadsError::TooMany);
         }
+        self.repositories.check_not_full(to.repository).await?;
         let upload = UploadId::new(self.clock.now(), random::bytes());
         let id = to.session(upload);
         self.storage.begin(id).await?;
-        self.entry(id);
+        self.entry(id, to.repository);
         Ok(upload)
     }
 
@@ -163,8 +168,9 @@ impl Uploads {
         body: RequestBody,
     ) -> Result<u64, UploadsError> {
         let (this, id) = (Arc::clone(self), to.session(upload));
+        let repository = to.repository.clone();
         to_the_end(async move {
-            let mut turn = this.turn(id).await?;
+            let mut turn = this.turn(id, &repository).await?;
             turn.receive(&this, head, body, turn.algorithm()).await?;
             if let Err(error) = turn.session.sync().await {
                 // What the session holds is not certain any more.
@@ -188,7 +194,8 @@ impl Uploads {
         let (this, id) = (Arc::clone(self), to.session(upload));
         let repository = to.repository.clone();
         to_the_end(async move {
-            let mut turn = this.turn(id).await?;
+            let mut turn = this.turn(id, &repository).await?;
+            turn.free_bytes = this.repositories.free_bytes(&repository, &digest).await?;
             turn.receive(&this, head, body, digest.algorithm()).await?;
             this.publish(turn, &repository, digest).await
         })
@@ -206,7 +213,8 @@ impl Uploads {
         let id = to.session(self.begin(to).await?);
         let (this, repository) = (Arc::clone(self), to.repository.clone());
         to_the_end(async move {
-            let mut turn = this.turn(id).await?;
+            let mut turn = this.turn(id, &repository).await?;
+            turn.free_bytes = this.repositories.free_bytes(&repository, &digest).await?;
             if let Err(error) = turn.receive(&this, head, body, digest.algorithm()).await {
                 this.forget(id).await?;
                 return Err(error);
@@ -218,14 +226,16 @@ impl Uploads {
 
     /// Gives an upload up.
     pub(crate) async fn cancel(&self, to: Target<'_>, upload: UploadId) -> Result<(), UploadsError> {
-        let turn = self.turn(to.session(upload)).await?;
+        let turn = self.turn(to.session(upload), to.repository).await?;
         self.forget(turn.id).await
     }
 
     /// Forgets uploads that nobody has appended to for longer than the limit. Returns how many.
     pub(crate) async fn expire(&self, now: SystemTime) -> Result<usize, UploadsError> {
         let mut expired = 0;
+        let mut gone: HashSet<SessionId> = self.open().keys().copied().collect();
         for session in self.storage.sessions().await? {
+            gone.remove(&session.id);
             let is_old = now.duration_since(session.modified).is_ok_and(|age| age > self.limits.expiry);
             let entry = self.open().get(&session.id).cloned();
             // One whose turn somebody has is in use, however long ago its last byte arrived.
@@ -235,6 +245,8 @@ impl Uploads {
                 expired += 1;
             }
         }
+        // Another server has finished or forgotten those.
+        self.open().retain(|id, upload| !gone.contains(id) || upload.hashed.try_lock().is_err());
         Ok(expired)
     }
 
@@ -244,8 +256,8 @@ impl Uploads {
     }
 
     /// Waits until the upload is this request's alone, and opens it.
-    async fn turn(&self, id: SessionId) -> Result<Turn, UploadsError> {
-        let upload = self.entry(id);
+    async fn turn(&self, id: SessionId, repository: &RepositoryName) -> Result<Turn, UploadsError> {
+        let upload = self.entry(id, repository);
         let mut number = 0;
         upload.newest.send_modify(|newest| {
             *newest += 1;
@@ -256,7 +268,7 @@ impl Uploads {
         let session = self.resume(id).await?;
         upload.received.store(session.size_bytes(), Ordering::Release);
         hashed.take_if(|hashed| hashed.bytes != session.size_bytes());
-        Ok(Turn { id, upload, hashed, session, rank: Rank { number, newest } })
+        Ok(Turn { id, upload, free_bytes: 0, hashed, session, rank: Rank { number, newest } })
     }
 
     async fn publish(
@@ -271,7 +283,8 @@ impl Uploads {
             self.forget(turn.id).await?;
             return Err(UploadsError::WrongDigest { wanted, found });
         }
-        let stored = self.repositories.store_blob(repository, &wanted, turn.session).await;
+        let room = turn.upload.room.as_ref();
+        let stored = self.repositories.store_blob(repository, &wanted, turn.session, room).await;
         match stored {
             Ok(Stored::FromSession) => {
                 self.open().remove(&turn.id);
@@ -297,10 +310,11 @@ impl Uploads {
         Ok(self.storage.abort(id).await?)
     }
 
-    fn entry(&self, id: SessionId) -> Arc<OpenUpload> {
+    fn entry(&self, id: SessionId, repository: &RepositoryName) -> Arc<OpenUpload> {
         let new = || {
-            let newest = watch::Sender::new(0);
-            Arc::new(OpenUpload { newest, received: AtomicU64::new(0), hashed: Arc::default() })
+            let (newest, received) = (watch::Sender::new(0), AtomicU64::new(0));
+            let room = self.repositories.room(repository);
+            Arc::new(OpenUpload { newest, received, room, hashed: Arc::default() })
         };
         Arc::clone(self.open().entry(id).or_insert_with(new))
     }
@@ -314,6 +328,8 @@ impl Uploads {
 struct Turn {
     id: SessionId,
     upload: Arc<OpenUpload>,
+    /// So many bytes need no room: the blob that they are to become is here already.
+    free_bytes: u64,
     /// `None` until what is stored was hashed, or after an append failed.
     hashed: OwnedMutexGuard<Option<Hashed>>,
     session: Box<dyn Session>,
@@ -334,23 +350,49 @@ impl Turn {
         body: RequestBody,
         algorithm: Algorithm,
     ) -> Result<(), UploadsError> {
+        let received = self.receive_chunk(uploads, head, body, algorithm).await;
+        if let (Err(_), Some(room)) = (&received, &self.upload.room) {
+            room.hold(self.session.size_bytes());
+        }
+        received
+    }
+
+    async fn receive_chunk(
+        &mut self,
+        uploads: &Uploads,
+        head: ChunkHead,
+        body: RequestBody,
+        algorithm: Algorithm,
+    ) -> Result<(), UploadsError> {
         let limit = uploads.limits.blob_bytes;
         let chunk = Upload::resume(self.session.size_bytes(), limit).begin_chunk(head)?;
+        self.make_room(uploads, chunk.outstanding().unwrap_or(0)).await?;
         self.catch_up(algorithm).await?;
         let mut intake = Intake::new(body, chunk, Arc::clone(&uploads.batches), self.rank.clone());
         let mut received = intake.receive().await;
         while received.end.is_none() {
+            self.make_room(uploads, received.content.len() as u64).await?;
             let store = store(&mut *self.session, &mut self.hashed, received.content);
             let (stored, next) = tokio::join!(store, intake.receive());
             self.upload.received.store(self.session.size_bytes(), Ordering::Release);
             stored?;
             received = next;
         }
+        self.make_room(uploads, received.content.len() as u64).await?;
         store(&mut *self.session, &mut self.hashed, received.content).await?;
         self.upload.received.store(self.session.size_bytes(), Ordering::Release);
         match received.end {
             Some(Err(error)) => Err(error),
             _ => Ok(intake.check_length()?),
+        }
+    }
+
+    /// Sets room aside for `bytes` more than have been appended.
+    async fn make_room(&mut self, uploads: &Uploads, bytes: u64) -> Result<(), UploadsError> {
+        let end = self.session.size_bytes() + bytes;
+        match &self.upload.room {
+            Some(room) if end > self.free_bytes => Ok(uploads.repositories.grow(room, end).await?),
+            _ => Ok(()),
         }
     }
 

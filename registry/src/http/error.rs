@@ -143,7 +143,10 @@ impl ApiError {
             Self::Manifest(_) | Self::Repository(RepositoryError::OtherMediaType { .. }) => {
                 (StatusCode::BAD_REQUEST, "MANIFEST_INVALID")
             }
-            Self::Repository(RepositoryError::Immutable { .. }) => (StatusCode::FORBIDDEN, "DENIED"),
+            Self::Repository(RepositoryError::Immutable { .. } | RepositoryError::Quota(_))
+            | Self::Upload(UploadsError::Repository(RepositoryError::Quota(_))) => {
+                (StatusCode::FORBIDDEN, "DENIED")
+            }
             Self::Upload(UploadsError::Rule(error)) => of_rule(error),
             Self::Upload(UploadsError::TooMany) => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
             Self::Upload(UploadsError::Overtaken) => (StatusCode::CONFLICT, "BLOB_UPLOAD_INVALID"),
@@ -179,6 +182,11 @@ impl ApiError {
         match self {
             Self::MissingBlobs { missing } => Some(json!({ "digests": missing })),
             Self::BlobUnknown { digest } => Some(json!({ "digest": digest })),
+            Self::Repository(RepositoryError::Quota(exceeded))
+            | Self::Upload(UploadsError::Repository(RepositoryError::Quota(exceeded))) => Some(json!({
+                "limit": exceeded.limit_bytes, "used": exceeded.used_bytes,
+                "uploading": exceeded.reserved_bytes, "wanted": exceeded.wanted_bytes
+            })),
             _ => None,
         }
     }

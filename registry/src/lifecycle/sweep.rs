@@ -142,7 +142,10 @@ impl Cycle<'_> {
                 kept += 1;
             }
         }
-        self.collected.unlinked_blobs += u64::from(kept == 0);
+        if kept == 0 {
+            self.collector.repositories.freed(repository);
+            self.collected.unlinked_blobs += 1;
+        }
         Ok(())
     }
 

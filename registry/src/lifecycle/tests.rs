@@ -59,7 +59,7 @@ impl World {
             SessionId::new(*Digest::sha256(&self.sessions.to_le_bytes()).as_bytes().first_chunk().unwrap());
         let mut session = self.storage.begin(id).await.unwrap();
         session.append(0, vec![Bytes::copy_from_slice(content.as_bytes())]).await.unwrap();
-        self.repositories.store_blob(&name(repository), &digest(content), session).await.unwrap();
+        self.repositories.store_blob(&name(repository), &digest(content), session, None).await.unwrap();
     }
 
     /// Puts an image of these blobs, the first of which is its config.

@@ -6,6 +6,7 @@ use blob_store::{Object, Session, StorageError};
 use super::{Author, Repositories, RepositoryError, ask_each, present};
 use crate::layout::{self, Stamp};
 use crate::name::RepositoryName;
+use crate::quota::{Content, Room};
 
 /// What became of content that was to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,18 +74,28 @@ impl Repositories {
         Ok(found.await?.into_iter().flatten().collect())
     }
 
-    /// Lets what `session` holds, whose digest is `digest`, be read in a repository.
+    /// Lets what `session` holds, whose digest is `digest`, be read in a repository. `room` is what was
+    /// set aside for it, where there is a quota.
     pub(crate) async fn store_blob(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
         session: Box<dyn Session>,
+        room: Option<&Room>,
     ) -> Result<Stored, RepositoryError> {
-        if self.rely_on_any(repository, digest).await?.is_some() {
-            return Ok(Stored::WasHere);
+        let size_bytes = session.size_bytes();
+        let charge = self.admit(Content::Blob(*digest), size_bytes, room).await?;
+        let stored = match self.rely_on_any(repository, digest).await? {
+            Some(_) => Stored::WasHere,
+            None => {
+                self.store(repository, digest, session).await?;
+                Stored::FromSession
+            }
+        };
+        if let Some((charge, room)) = charge.zip(room) {
+            charge.pay(size_bytes, room);
         }
-        self.store(repository, digest, session).await?;
-        Ok(Stored::FromSession)
+        Ok(stored)
     }
 
     /// Lets a blob of `from` be read in `to` as well. False if it cannot be read in `from`.
@@ -94,10 +105,16 @@ impl Repositories {
         to: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, RepositoryError> {
-        if self.stamps(from, digest).await?.is_empty() {
-            return Ok(false);
+        let Some(stamp) = self.stamps(from, digest).await?.pop() else { return Ok(false) };
+        let room = self.room(to);
+        let charge = self.admit(Content::Blob(*digest), stamp.size_bytes, room.as_ref()).await?;
+        let is_mounted = self.rely_on_any(to, digest).await?.is_some();
+        match charge.zip(room) {
+            Some((charge, room)) if is_mounted => charge.pay(stamp.size_bytes, &room),
+            Some((charge, _)) => charge.cancel(),
+            None => {}
         }
-        Ok(self.rely_on_any(to, digest).await?.is_some())
+        Ok(is_mounted)
     }
 
     /// A repository that has a blob and that `may_read` allows, where one is found soon.
@@ -135,6 +152,7 @@ impl Repositories {
         for stamp in &stamps {
             self.storage.delete(&layout::stamp(repository, digest, stamp)).await?;
         }
+        self.freed(repository);
         Ok(!stamps.is_empty())
     }
 

@@ -16,6 +16,7 @@ use crate::clock::Time;
 use crate::layout;
 use crate::manifest::Manifest;
 use crate::name::{ManifestName, RepositoryName, Tag};
+use crate::quota::Content;
 
 /// Largest copy that is read: a manifest and its media type.
 const MAX_COPY: u64 = appliance::manifest::MAX_BYTES + 256;
@@ -53,6 +54,9 @@ impl Repositories {
         for tag in *tags {
             self.check_tag(repository, tag, Some(*digest), *by).await?;
         }
+        let room = self.room(repository);
+        let size_bytes = (manifest.media_type.len() + 1 + bytes.len()) as u64;
+        let charge = self.admit(Content::Manifest(*digest), size_bytes, room.as_ref()).await?;
         ask_each(manifest.children.clone(), |child| self.renew_manifest(repository, child)).await?;
         for _ in 0..ATTEMPTS {
             self.put_referrer(repository, *digest, manifest, bytes.len() as u64).await?;
@@ -64,6 +68,9 @@ impl Repositories {
             if self.newest_copy(repository, digest).await?.is_some()
                 && self.has_referrer(repository, digest, manifest.subject.as_ref()).await?
             {
+                if let Some((charge, room)) = charge.zip(room) {
+                    charge.pay(size_bytes, &room);
+                }
                 return Ok(());
             }
         }
@@ -223,6 +230,7 @@ impl Repositories {
             self.storage.delete(&layout::manifest_copy(repository, &digest, *copy)).await?;
         }
         self.forget(repository, digest);
+        self.freed(repository);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ mod referrers;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::cache::ManifestCache;
 use crate::clock::Clock;
 use crate::layout;
 use crate::name::RepositoryName;
+use crate::quota::{QuotaExceeded, Quotas};
 use crate::rules::Rules;
 
 pub(crate) use self::blobs::Stored;
@@ -43,6 +45,7 @@ pub(crate) struct Repositories {
     clock: Arc<dyn Clock>,
     /// How long what somebody relied on stays, whatever else becomes of it.
     grace: Duration,
+    quotas: Quotas,
     rules: Arc<Rules>,
     cache: ManifestCache,
 }
@@ -56,6 +59,8 @@ pub(crate) enum RepositoryError {
     /// A rule forbids it.
     #[error("the tag `{tag}` is immutable here (rule `{pattern}`): it names {named}")]
     Immutable { tag: String, named: Digest, pattern: String },
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
     /// A record that this server wrote does not read back.
     #[error("the record `{key}` in the storage is damaged: {problem}")]
     Damaged { key: Key, problem: &'static str },
@@ -74,7 +79,8 @@ impl Repositories {
         rules: Arc<Rules>,
     ) -> Self {
         let cache = ManifestCache::new(storage.sharing());
-        Self { storage, clock, grace, rules, cache }
+        let quotas = Quotas::new(Arc::clone(&rules), storage.sharing());
+        Self { storage, clock, grace, quotas, rules, cache }
     }
 
     pub(crate) fn storage(&self) -> &dyn Storage {

@@ -56,7 +56,7 @@ impl World {
         let mut session = self.storage.begin(SessionId::new([self.next_session; 32])).await.unwrap();
         session.append(0, vec![Bytes::from(content)]).await.unwrap();
         let digest = Digest::sha256(content.as_bytes());
-        self.repositories.store_blob(&name(repository), &digest, session).await.unwrap()
+        self.repositories.store_blob(&name(repository), &digest, session, None).await.unwrap()
     }
 
     async fn relies_on(&self, repository: &str, content: &str) -> Option<u64> {
@@ -406,4 +406,102 @@ async fn a_tag_that_moved_on_is_not_deleted_with_what_it_named() {
     world.push("r", &["latest"], "two").await;
     world.repositories.unset_tag(&name("r"), &tag("latest"), one, SOMEBODY).await.unwrap();
     assert_eq!(world.pull_tag("r", "latest").await.unwrap(), "two");
+}
+
+/// Repositories that begin with `q` hold 100 bytes.
+fn limited() -> World {
+    World::with(Rules(vec![Rule { quota_bytes: Some(100), ..Rule::new(Pattern::new("q*")) }]))
+}
+
+impl World {
+    /// Bytes that are still free in a repository, as whoever stores something finds out.
+    async fn left(&self, repository: &str) -> u64 {
+        let room = self.repositories.room(&name(repository)).unwrap();
+        match self.repositories.grow(&room, 1000).await {
+            Err(RepositoryError::Quota(exceeded)) => 100 - exceeded.used_bytes - exceeded.reserved_bytes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn store_within(&mut self, repository: &str, content: &'static str) -> Result<Stored, String> {
+        self.next_session += 1;
+        let mut session = self.storage.begin(SessionId::new([self.next_session; 32])).await.unwrap();
+        session.append(0, vec![Bytes::from(content)]).await.unwrap();
+        let digest = Digest::sha256(content.as_bytes());
+        let repository = &name(repository);
+        let room = self.repositories.room(repository);
+        let stored = self.repositories.store_blob(repository, &digest, session, room.as_ref());
+        stored.await.map_err(|error| error.to_string())
+    }
+}
+
+const FIFTY: &str = "01234567890123456789012345678901234567890123456789";
+const FORTY: &str = "abcdefghijabcdefghijabcdefghijabcdefghij";
+
+#[tokio::test]
+async fn what_is_stored_once_counts_once() {
+    let mut world = limited();
+    assert_eq!(world.left("q").await, 100);
+    world.store_within("q", FORTY).await.unwrap();
+    assert_eq!(world.store_within("q", FORTY).await, Ok(Stored::WasHere));
+    assert_eq!(world.left("q").await, 60);
+    // A manifest counts as it is stored, with its media type and a line feed.
+    world.push("q", &["latest"], "manifest").await;
+    world.push("q", &["1"], "manifest").await;
+    assert_eq!(world.left("q").await, 9);
+    // Books that are opened later find the same.
+    let counted = Repositories { storage: Arc::new(world.storage.clone()), ..limited().repositories };
+    let room = counted.room(&name("q")).unwrap();
+    let refused = counted.grow(&room, 1000).await;
+    assert!(
+        matches!(&refused, Err(RepositoryError::Quota(exceeded)) if exceeded.used_bytes == 91),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_stored_or_mounted_past_the_quota() {
+    let mut world = limited();
+    world.store_within("q", FIFTY).await.unwrap();
+    world.store_within("q", FORTY).await.unwrap();
+    let refused = world.store_within("q", "elevenbytes").await.unwrap_err();
+    assert_eq!(
+        refused,
+        "the repository's quota of 100 bytes is exceeded: it holds 90, 0 are being uploaded, and 11 more are \
+         wanted"
+    );
+    assert_eq!(world.stamps("q", "elevenbytes").await, 0);
+    world.store("elsewhere", "elevenbytes").await;
+    let (from, to, digest) = (name("elsewhere"), name("q"), Digest::sha256(b"elevenbytes"));
+    let refused = world.repositories.mount_blob(&from, &to, &digest).await;
+    assert!(matches!(refused, Err(RepositoryError::Quota(_))), "{refused:?}");
+    assert!(
+        world.repositories.mount_blob(&to, &name("q2"), &Digest::sha256(FORTY.as_bytes())).await.unwrap()
+    );
+    assert!(
+        world.repositories.mount_blob(&to, &name("q2"), &Digest::sha256(FORTY.as_bytes())).await.unwrap()
+    );
+    assert_eq!((world.left("q").await, world.left("q2").await), (10, 60));
+    let (repository, manifest, tags) = (&to, &image(), &[tag("x")]);
+    let put = PutManifest { repository, manifest, digest, bytes: "elevenbytes".into(), tags, by: SOMEBODY };
+    let refused = world.repositories.put_manifest(&put).await;
+    assert!(matches!(refused, Err(RepositoryError::Quota(_))), "{refused:?}");
+    assert_eq!(world.pull_tag("q", "x").await, None);
+}
+
+#[tokio::test]
+async fn what_is_deleted_leaves_room() {
+    let mut world = limited();
+    world.store_within("q", FIFTY).await.unwrap();
+    world.store_within("q", FORTY).await.unwrap();
+    assert_eq!(world.left("q").await, 10);
+    let fifty = Digest::sha256(FIFTY.as_bytes());
+    assert!(world.repositories.delete_blob(&name("q"), &fifty, SOMEBODY).await.unwrap());
+    world.store_within("q", FIFTY).await.unwrap();
+    assert_eq!(world.left("q").await, 10);
+    assert!(world.repositories.delete_blob(&name("q"), &fifty, SOMEBODY).await.unwrap());
+    let digest = world.push("q", &[], "manifest").await;
+    assert_eq!(world.left("q").await, 9);
+    assert!(world.repositories.delete_manifest(&name("q"), digest, SOMEBODY).await.unwrap());
+    assert_eq!(world.left("q").await, 60);
 }
