@@ -649,7 +649,7 @@ fn write_image_layout(folder: &Path) {
 }
 
 /// Runs a program, which may not be here. Returns whether it succeeded, and what it said.
-#[allow(clippy::print_stderr, reason = "a test that is skipped says why")]
+#[expect(clippy::print_stderr, reason = "a test that is skipped says why")]
 fn run(program: &str, arguments: &[&str], stdin: &str) -> Option<(bool, String)> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
