@@ -179,7 +179,7 @@ fn text_says_what_matters_and_each_request_when_asked() {
     let talking = Server::start(&host, "", &["--verbose"]);
     talking.ask(&get("/v2/"));
     let log = talking.stop();
-    assert!(log.contains("127.0.0.1 GET /v2/: 200, 2 B in "), "{log}");
+    assert!(log.contains("127.0.0.1 (anonymous) GET /v2/: 200, 2 B in "), "{log}");
 }
 
 #[test]
