@@ -13,7 +13,8 @@ use std::time::Duration;
 use appliance::Digest;
 use blob_store::{MemoryStorage, Storage};
 use registry::{
-    Access, Event, Exposure, Garbage, Limits, Observer, Rules, Server, ServerConfig, SystemClock,
+    Access, Caretaker, Collected, Event, Exposure, Garbage, Limits, Mode, Observer, Rules, Server,
+    ServerConfig, SystemClock,
 };
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -27,6 +28,8 @@ pub(crate) struct Registry {
     pub(crate) operations_addr: Option<SocketAddr>,
     /// The server's accounts.
     pub(crate) access: Access,
+    /// Who collects the server's garbage.
+    pub(crate) caretaker: Arc<Caretaker>,
     /// What the server reported of itself, as text: neither requests that were answered nor who did what.
     pub(crate) events: mpsc::Receiver<String>,
     stop: Option<oneshot::Sender<()>>,
@@ -70,7 +73,9 @@ impl Registry {
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
                 let server = Server::bind(config, storage).await.unwrap();
-                ready.send((server.local_addr(), server.operations_addr(), server.access().clone())).unwrap();
+                let (access, caretaker) = (server.access().clone(), server.caretaker());
+                let addrs = (server.local_addr(), server.operations_addr());
+                ready.send((addrs, access, caretaker)).unwrap();
                 server
                     .run(async {
                         let _ = stopped.await;
@@ -78,12 +83,18 @@ impl Registry {
                     .await;
             });
         });
-        let (addr, operations_addr, access) = is_ready.recv().expect("the server starts");
-        Self { addr, operations_addr, access, events, stop: Some(stop), thread: Some(thread) }
+        let ((addr, operations_addr), access, caretaker) = is_ready.recv().expect("the server starts");
+        Self { addr, operations_addr, access, caretaker, events, stop: Some(stop), thread: Some(thread) }
     }
 
     pub(crate) fn client(&self) -> Client {
         Client::new(self.addr)
+    }
+
+    /// Runs a cycle of garbage collection.
+    pub(crate) fn collect(&self) -> Collected {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(self.caretaker.collect(Mode::Collect)).unwrap()
     }
 
     /// Asks the server to stop, without waiting for it.
@@ -293,6 +304,38 @@ pub(crate) fn manifest(config: &[u8], layer: &[u8]) -> Vec<u8> {
         "layers": [descriptor("application/octet-stream", layer)],
     });
     document.to_string().into_bytes()
+}
+
+/// How often a drill is repeated: as the environment says, or as often as a test run has time for.
+pub(crate) fn repetitions(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |text| text.parse().expect("a number"))
+}
+
+/// Says a figure that a report may quote.
+#[expect(clippy::print_stdout, reason = "the reports are made of what the drills print")]
+pub(crate) fn figure(text: &str) {
+    println!("figure: {text}");
+}
+
+/// Numbers that look random; the same for the same seed.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below `limit`.
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 33) as usize % limit
+    }
+
+    pub(crate) fn one_of<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[self.below(items.len())]
+    }
 }
 
 /// Bytes that do not repeat; the same for the same seed.
