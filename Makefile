@@ -5,6 +5,7 @@ help:
 	@echo 'make test    format, lint and all tests; ends with "N passed, N failed, N skipped"'
 	@echo 'make bench   measures against qemu-img, zstd, curl and docker-registry and writes docs/benchmarks.md'
 	@echo 'make conformance  10,000 random disk images, every hostile file, and registries; writes docs/conformance.md and docs/hostile-files.md'
+	@echo 'make reliability  kills, full disks, power cuts, random operations; writes docs/reliability.md'
 	@echo 'make fuzz    runs each fuzz target for SECONDS=60, where a fuzzer can be had'
 	@echo 'make build   target/release/hull'
 	@echo 'make lint    format and lint only'
@@ -30,6 +31,10 @@ conformance:
 	cargo build --release --bin hull --bin hull-conformance
 	scripts/conformance
 
+reliability:
+	scripts/setup test
+	scripts/reliability
+
 fuzz:
 	scripts/fuzz $(SECONDS)
 
@@ -44,4 +49,4 @@ clean:
 	cargo clean
 	rm -rf .cache examples/web/web.vmdk
 
-.PHONY: help demo test bench conformance fuzz build lint clean
+.PHONY: help demo test bench conformance reliability fuzz build lint clean
