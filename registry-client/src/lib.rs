@@ -2,7 +2,7 @@
 //!
 //! - [`Client::pull`], [`Client::push`]: whole appliances; only what the other side lacks moves.
 //! - [`Client::login`], [`credentials`]: logins, kept where docker and podman keep theirs.
-//! - [`Client::resolve`], [`Client::tags`]: what a registry has.
+//! - [`Client::resolve`], [`Client::tags`], [`Client::history`]: what a registry has, and had.
 //! - [`Client::fetch_image`]: a container image's layers, for who looks into them.
 //! - [`open_disk`]: a pulled disk, readable without unpacking.
 //!
@@ -18,6 +18,7 @@ pub mod credentials;
 mod disk;
 mod document;
 mod fetch;
+mod history;
 mod image;
 mod login;
 mod on_thread;
@@ -35,6 +36,7 @@ mod upload;
 pub use client::{Client, ClientError, ClientOptions};
 pub use disk::{OpenDiskError, open_disk};
 pub use document::DocumentError;
+pub use history::{HistoryError, TagEntry};
 pub use image::{FetchImageError, FetchedImage};
 pub use login::LoginError;
 pub use progress::{Event, Plan, Progress, Silent};

@@ -93,7 +93,7 @@ pub(crate) fn claimed_digest(headers: &HeaderMap) -> Option<Digest> {
 }
 
 /// The target of `Link: <...>; rel="next"`, where it is on the same host.
-fn next_page(current: &Url, headers: &HeaderMap) -> Option<Url> {
+pub(crate) fn next_page(current: &Url, headers: &HeaderMap) -> Option<Url> {
     let link = headers.get(LINK)?.to_str().ok()?;
     let (target, params) = link.trim().strip_prefix('<')?.split_once('>')?;
     let is_next = params.split(';').any(|param| matches!(param.trim(), "rel=\"next\"" | "rel=next"));

@@ -155,6 +155,10 @@ impl<'a> Session<'a> {
         self.repository_url("tags/list")
     }
 
+    pub(crate) fn history_url(&self, tag: &str) -> Url {
+        self.repository_url(&format!("_hull/tags/{tag}/history"))
+    }
+
     fn repository_url(&self, rest: &str) -> Url {
         let name = self.repository.as_ref().map_or("", |(name, _)| name.as_str());
         self.url(&format!("v2/{name}/{rest}"))

@@ -4,6 +4,7 @@ mod completions;
 mod console;
 mod convert;
 mod export;
+mod history;
 mod images;
 mod import;
 mod inspect;
@@ -57,6 +58,7 @@ pub(crate) enum Command {
     Convert(convert::ConvertArgs),
     Export(export::ExportArgs),
     Inspect(inspect::InspectArgs),
+    History(history::HistoryArgs),
     Images(images::ImagesArgs),
     Tag(tag::TagArgs),
     Rmi(rmi::RmiArgs),
@@ -89,6 +91,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<ExitCode, Comma
         Command::Convert(args) => convert::run(&args).map(done),
         Command::Export(args) => export::run(context, &args).map(done),
         Command::Inspect(args) => inspect::run(context, &args).map(done),
+        Command::History(args) => history::run(&args).map(done),
         Command::Images(args) => images::run(context, &args).map(done),
         Command::Tag(args) => tag::run(context, &args).map(done),
         Command::Rmi(args) => rmi::run(context, &args).map(done),

@@ -11,6 +11,7 @@ mod drill;
 mod exchange;
 mod export;
 mod help;
+mod history;
 mod import;
 mod import_ovf;
 mod interop;

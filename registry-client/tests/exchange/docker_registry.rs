@@ -6,9 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use appliance::{Digest, Reference};
-use registry_client::Silent;
+use registry_client::{HistoryError, RequestError, Silent};
 
-use crate::sample::{Notes, PLATFORM, Sample, client, folder};
+use crate::sample::{Notes, PLATFORM, Sample, chain, client, folder};
 
 /// A registry, as long as this lives.
 struct DockerRegistry {
@@ -86,4 +86,18 @@ async fn an_appliance_survives_a_foreign_registry() {
     assert_eq!((pulled.fetched_blobs, pulled.fetched_bytes), (1, 40_000));
     assert_eq!((notes.told().started_at, notes.told().resumed_at), (vec![30_000], vec![]));
     new.check_in_store(&there.store, &two.to_string());
+}
+
+#[tokio::test]
+async fn a_foreign_registry_keeps_no_history() {
+    let here = folder();
+    let Some(registry) = DockerRegistry::start(here.path.path()).await else { return };
+    let (tag, nothing) = (registry.reference("team/web:1"), registry.reference("team/web:2"));
+    Sample::new(&[1000]).put_in_store(&here.store, &tag.to_string());
+    client().push(&tag, &here.store, &Silent).await.unwrap();
+    let error = client().history(&tag).await.unwrap_err();
+    assert!(matches!(error, HistoryError::NotKept { .. }), "{error}");
+    assert_eq!(chain(&error), format!("the registry keeps no history of `{tag}`; only hull's own does"));
+    let error = client().history(&nothing).await.unwrap_err();
+    assert!(matches!(error, HistoryError::Request(RequestError::NotFound { .. })), "{error}");
 }
