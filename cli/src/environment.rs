@@ -82,6 +82,7 @@ fn absolute(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
-fn user_id() -> u32 {
+/// Whose rights this process has.
+pub(crate) fn user_id() -> u32 {
     rustix::process::geteuid().as_raw()
 }

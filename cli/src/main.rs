@@ -10,6 +10,7 @@ mod error;
 mod host;
 mod image;
 mod packing;
+mod prompt;
 mod target;
 mod text;
 mod transfer;

@@ -100,7 +100,7 @@ struct Robot {
 }
 
 /// A user, without the password.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct UserInfo {
     /// Who.
@@ -110,7 +110,7 @@ pub struct UserInfo {
 }
 
 /// A robot, without its token.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RobotInfo {
     /// Who.
@@ -126,7 +126,7 @@ pub struct RobotInfo {
 }
 
 /// How long a robot's token is good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Expiry {
     /// For so long from now.
     After(Duration),
@@ -135,7 +135,7 @@ pub enum Expiry {
 }
 
 /// What came of an htpasswd file.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Imported {
     /// Users who are here now.

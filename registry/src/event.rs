@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use crate::access::audit::Audit;
 use crate::exchange::Exchange;
-use crate::lifecycle::Collected;
+use crate::lifecycle::{Collected, Scrubbed};
 
 /// Is told what an operator should know. Called from many threads, and must not block.
 pub trait Observer: fmt::Debug + Send + Sync {
@@ -76,6 +76,11 @@ pub enum Event<'a> {
     GarbageCollected {
         /// What it found and deleted.
         collected: &'a Collected,
+    },
+    /// Everything was read again.
+    Scrubbed {
+        /// What was found.
+        scrubbed: &'a Scrubbed,
     },
     /// A cycle of garbage collection broke off. The next one goes on with what it left.
     CollectionFailed {

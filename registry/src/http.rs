@@ -7,6 +7,7 @@
 
 mod blobs;
 pub(crate) mod body;
+pub(crate) mod control;
 mod error;
 pub(crate) mod gate;
 mod listings;

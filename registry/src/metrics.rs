@@ -160,6 +160,7 @@ impl Metrics {
                     count(&self.logins_failed, 1);
                 }
             }
+            Event::Scrubbed { .. } => {}
             Event::UploadsExpired { count: expired } => count(&self.uploads_expired, *expired as u64),
             Event::GarbageCollected { collected } => {
                 count(&self.gc_cycles, 1);

@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -26,6 +27,7 @@ use crate::access::right::{Action, Actions, Grant, Prefix};
 use crate::access::{Access, RecordsError};
 use crate::clock::Clock;
 use crate::connection::{Connection, Transport};
+use crate::control::{Control, Keeper};
 use crate::event::{Event, Observer};
 use crate::exchange::{Exchange, RequestIds, Watch, WatchedBody};
 use crate::http::Service;
@@ -68,6 +70,9 @@ pub struct ServerConfig {
     /// Repositories that everybody may pull from, once there are users. Without any user, everybody may
     /// do everything.
     pub anonymous_pull: Vec<Prefix>,
+    /// The folder in which those who run the server reach it: see [`crate::Operator`]. It is made at the
+    /// start and removed at the end. `None` where they can use the storage beside the server.
+    pub control: Option<PathBuf>,
     /// Tells what holds how long.
     pub clock: Arc<dyn Clock>,
     /// Who is told what went wrong.
@@ -185,6 +190,15 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    /// Those who run the server could not reach it.
+    #[error("cannot offer the control socket in `{}`", folder.display())]
+    Control {
+        /// Where it was to be.
+        folder: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
     /// The storage belongs to another version of this server, or to something else.
     #[error("the storage has the layout `{found}`; this version reads layout 2")]
     OtherLayout {
@@ -205,6 +219,8 @@ pub struct Server {
     listener: TcpListener,
     local_addr: SocketAddr,
     operations: Option<Operations>,
+    control: Option<Control>,
+    has_users: bool,
     front: Arc<Front>,
     caretaker: Arc<Caretaker>,
     garbage: Garbage,
@@ -249,7 +265,7 @@ impl Server {
         check_layout(&*storage).await?;
         gate.access.prepare().await?;
         let service = Arc::new(service(Arc::clone(&storage), &config, gate, Arc::clone(&observer)));
-        let ServerConfig { listen, tls, operations, limits, garbage, clock, .. } = config;
+        let ServerConfig { listen, tls, operations, limits, garbage, control, clock, .. } = config;
         let repositories = Arc::clone(&service.repositories);
         let caretaker = Arc::new(Caretaker::new(repositories, garbage.grace, clock, observer));
         let failed = |listen| move |source| ServeError::Listen { listen, source };
@@ -265,14 +281,39 @@ impl Server {
                 Some(Operations::bind(listen, probes).await.map_err(failed(listen))?)
             }
         };
+        let control = match control {
+            None => None,
+            Some(folder) => {
+                let (access, caretaker) = (service.gate.access.clone(), Arc::clone(&caretaker));
+                let bound = Control::bind(folder.clone(), Keeper { access, caretaker });
+                Some(bound.map_err(|source| ServeError::Control { folder, source })?)
+            }
+        };
         let ids = RequestIds::new(random::bytes());
         let front = Arc::new(Front { service, tls, limits, metrics, ids, is_draining });
-        Ok(Self { listener, local_addr, operations, front, caretaker, garbage, is_draining: stop })
+        let is_draining = stop;
+        Ok(Self {
+            listener,
+            local_addr,
+            operations,
+            control,
+            has_users,
+            front,
+            caretaker,
+            garbage,
+            is_draining,
+        })
     }
 
     /// The accounts, to be changed while the server runs.
     pub fn access(&self) -> &Access {
         &self.front.service.gate.access
+    }
+
+    /// True if there was an account when the server began to listen. Where there was none, whoever
+    /// connects may do everything.
+    pub fn has_users(&self) -> bool {
+        self.has_users
     }
 
     /// The address that the server listens on.
@@ -293,7 +334,7 @@ impl Server {
     /// Serves until `shutdown` is done. Then nothing new is accepted, requests under way have
     /// [`Limits::drain`] to end, and what is left is cut off; cut-off uploads can be resumed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { listener, operations, front, caretaker, garbage, is_draining, .. } = self;
+        let Self { listener, operations, control, front, caretaker, garbage, is_draining, .. } = self;
         let graceful = GracefulShutdown::new();
         let (uploads, expiry) = (Arc::clone(&front.service.uploads), front.limits.upload_expiry);
         let care = tokio::spawn(async move {
@@ -301,6 +342,7 @@ impl Server {
             tokio::join!(caretaker.expire_uploads(&uploads, expiry), collecting);
         });
         let operations = operations.map(|operations| tokio::spawn(operations.run()));
+        let control = control.map(|control| tokio::spawn(control.run()));
         tokio::select! {
             () = shutdown => {}
             () = accept(&listener, &front, &graceful) => {}
@@ -312,6 +354,11 @@ impl Server {
         let _ = tokio::time::timeout(front.limits.drain, graceful.shutdown()).await;
         if let Some(operations) = operations {
             operations.abort();
+        }
+        if let Some(control) = control {
+            control.abort();
+            // The socket is gone when this is.
+            let _ = control.await;
         }
     }
 }

@@ -1,13 +1,11 @@
 //! `login`: sign in to a registry.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-
 use registry_client::credentials::{Credential, CredentialFile, Secret};
 use registry_client::{LoginError, RequestError};
-use rustix::termios::{self, LocalModes, OptionalActions};
 
 use crate::environment;
 use crate::error::{CommandError, Exit};
+use crate::prompt::{ask, ask_secret, read_line};
 use crate::text;
 use crate::transfer::{TransferArgs, block_on};
 
@@ -60,38 +58,4 @@ pub(super) fn file() -> Result<CredentialFile, CommandError> {
     environment::docker_config().map(CredentialFile::new).ok_or_else(|| {
         CommandError::new(Exit::Usage, "there is no home folder to keep logins in").hint("set DOCKER_CONFIG")
     })
-}
-
-fn ask(prompt: &str) -> Result<String, CommandError> {
-    let mut stderr = io::stderr();
-    write!(stderr, "{prompt}")?;
-    stderr.flush()?;
-    read_line()
-}
-
-/// Asks without showing what is typed.
-fn ask_secret(prompt: &str) -> Result<String, CommandError> {
-    let stdin = io::stdin();
-    if !stdin.is_terminal() {
-        return Err(CommandError::new(Exit::Usage, "there is no terminal to ask for a password")
-            .hint("give it with `--password-stdin`"));
-    }
-    let before = termios::tcgetattr(&stdin).map_err(io::Error::from)?;
-    let mut silent = before.clone();
-    silent.local_modes -= LocalModes::ECHO;
-    termios::tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(io::Error::from)?;
-    let answer = ask(prompt);
-    termios::tcsetattr(&stdin, OptionalActions::Flush, &before).map_err(io::Error::from)?;
-    text::say("");
-    answer
-}
-
-fn read_line() -> Result<String, CommandError> {
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line)?;
-    let line = line.trim_end_matches(['\r', '\n']);
-    if line.is_empty() {
-        return Err(CommandError::new(Exit::Usage, "nothing was typed"));
-    }
-    Ok(line.to_owned())
 }

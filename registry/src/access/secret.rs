@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::random;
+
 /// A password or a token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -10,6 +15,11 @@ impl Secret {
     /// Hides `text`.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
+    }
+
+    /// A new password: 24 characters, 144 bits at random.
+    pub fn draw() -> Self {
+        Self(URL_SAFE_NO_PAD.encode(random::bytes::<18>()))
     }
 
     /// The hidden text, for whoever checks it, or shows it to its owner.

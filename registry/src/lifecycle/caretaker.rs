@@ -87,7 +87,9 @@ impl Caretaker {
     ///
     /// [`CareError`], where the storage fails otherwise than by what it says about one object.
     pub async fn scrub(&self, mode: Mode, rate: Option<u64>) -> Result<Scrubbed, CareError> {
-        Ok(Scrubber::new(&self.repositories, mode, rate).run().await?)
+        let scrubbed = Scrubber::new(&self.repositories, mode, rate).run().await?;
+        self.observer.observe(&Event::Scrubbed { scrubbed: &scrubbed });
+        Ok(scrubbed)
     }
 
     /// Collects garbage for ever, each `period`; not at once, since a server that has just started has

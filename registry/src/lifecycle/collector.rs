@@ -22,13 +22,14 @@ use std::time::Duration;
 use appliance::Digest;
 use blob_store::{Storage, StorageError};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
 
 use crate::clock::{Clock, Time};
 use crate::layout::{self, ContentEntry, Generation};
 use crate::repository::{Repositories, RepositoryError};
 
 /// Whether a cycle deletes what it finds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     /// Garbage is deleted.
     Collect,
@@ -37,7 +38,7 @@ pub enum Mode {
 }
 
 /// What a cycle found and deleted, or would have deleted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Collected {
     /// Repositories that were looked at.

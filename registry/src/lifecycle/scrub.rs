@@ -12,6 +12,7 @@ use appliance::{Digest, Hasher};
 use blob_store::{Key, SessionId, Storage, StorageError, read_whole};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
+use serde::{Deserialize, Serialize};
 
 use super::Mode;
 use crate::layout::{self, ContentEntry};
@@ -19,7 +20,7 @@ use crate::random;
 use crate::repository::{Repositories, RepositoryError, split_copy};
 
 /// What a scrub found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Scrubbed {
     /// Contents of blobs and copies of manifests that were read.
@@ -31,7 +32,7 @@ pub struct Scrubbed {
 }
 
 /// Something that is not what its digest promises.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Damaged {
     /// What it should be.
     pub digest: Digest,

@@ -130,6 +130,7 @@ pub(crate) fn config(listen: &str, limits: Limits, observer: Arc<dyn Observer>) 
         garbage: Garbage::default(),
         public_url: None,
         anonymous_pull: Vec::new(),
+        control: None,
         clock: Arc::new(SystemClock),
         observer,
     }

@@ -277,7 +277,7 @@ fn time(item: &Item<'_>) -> Result<Duration, HullTomlError> {
 }
 
 /// A time of at least a millisecond and at most a hundred years.
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
     let unit_ms: u64 = match unit {
         "ms" => 1,

@@ -196,6 +196,16 @@ impl Observer for Log {
                 let message = format!("garbage collection {}", garbage_sentence(collected));
                 self.write(Level::Info, "garbage-collected", message, none);
             }
+            Event::Scrubbed { scrubbed } => {
+                let message = format!(
+                    "a scrub read {} in {} and found {} damaged",
+                    text::size(scrubbed.bytes),
+                    text::count(scrubbed.objects, "object"),
+                    scrubbed.damaged.len(),
+                );
+                let level = if scrubbed.damaged.is_empty() { Level::Info } else { Level::Error };
+                self.write(level, "scrubbed", message, none);
+            }
             Event::CollectionFailed { error } => {
                 let message = format!("garbage collection broke off: {}", text::chain_of(*error));
                 self.write(Level::Error, "collection-failed", message, none);

@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::config::{Config, LogFormat, TlsPaths};
 use super::log::{Level, Log};
-use super::storage::Place;
+use super::storage::{Place, StorageArgs, control_folder};
 use super::tls_files::TlsFiles;
 use crate::context::Context;
 use crate::environment;
@@ -27,12 +27,8 @@ use crate::transfer::block_on;
 /// let requests under way end; a second one does not wait. SIGHUP reads the certificate again.
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArgs {
-    /// Read more settings from this file; what is said here comes first
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The folder that holds everything [default: HULL_HOME/registry]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    #[command(flatten)]
+    storage: StorageArgs,
     /// Where to listen; port 0 takes a free one [default: 127.0.0.1:5000]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
@@ -67,25 +63,18 @@ const OTHER_FILES: u64 = 32;
 const FEW_CONNECTIONS: u64 = 4096;
 
 pub(super) fn run(context: &Context, args: ServeArgs) -> Result<(), CommandError> {
-    let config = args.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+    let (config, place) = args.storage.read(context)?;
     let log = Arc::new(Log::new(args.log_format.or(config.log).unwrap_or(LogFormat::Text), args.verbose));
-    let served = block_on(serve(context, args, config, Arc::clone(&log)));
+    let served = block_on(serve(args, config, place, Arc::clone(&log)));
     log.finish();
     served?
 }
 
-async fn serve(
-    context: &Context,
-    args: ServeArgs,
-    mut config: Config,
-    log: Arc<Log>,
-) -> Result<(), CommandError> {
+async fn serve(args: ServeArgs, mut config: Config, place: Place, log: Arc<Log>) -> Result<(), CommandError> {
     if let Some(gib) = args.max_blob {
         config.limits.blob_bytes = gib.saturating_mul(1 << 30);
     }
     limit_connections(&mut config.limits.connections, &log);
-    let place = args.data.map(Place::Folder).or(config.storage);
-    let place = place.unwrap_or_else(|| Place::Folder(context.home.join("registry")));
     let by_flags = args.tls_certificate.zip(args.tls_key);
     let by_flags = by_flags.map(|(certificate, key)| TlsPaths { certificate, key });
     let tls = by_flags.or(config.tls).map(TlsFiles::open).transpose();
@@ -106,12 +95,16 @@ async fn serve(
         garbage: config.garbage,
         public_url: config.public_url,
         anonymous_pull: config.anonymous_pull,
+        control: match &place {
+            Place::Folder(folder) => Some(control_folder(folder)),
+            Place::Bucket(_) => None,
+        },
         clock: Arc::new(SystemClock),
         observer: Arc::clone(&log) as _,
     };
     let scheme = if tls.is_some() { "https" } else { "http" };
     let server = Server::bind(server_config, place.open().await?).await?;
-    if tls.is_some() || args.config.is_some() {
+    if tls.is_some() || args.storage.config.is_some() {
         // Else a terminal that is closed ends the server, as it ends anything.
         let hangup = signal(SignalKind::hangup())?;
         if let Some(files) = tls {
@@ -124,6 +117,16 @@ async fn serve(
     if let Some(operations) = server.operations_addr() {
         text::result(operations);
         log.say(Level::Info, format_args!("Probes and counters are at http://{operations}/metrics"));
+    }
+    if !server.has_users() {
+        let who = if server.local_addr().ip().is_loopback() { "on this machine" } else { "who reaches it" };
+        log.say(
+            Level::Warning,
+            format_args!(
+                "There are no users: everybody {who} may push and delete. The first one changes that: \
+                 hull registry user add NAME --grant '*:admin'"
+            ),
+        );
     }
     tell_service_manager("READY=1", &log);
     server.run(stopped).await;

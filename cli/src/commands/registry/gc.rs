@@ -1,0 +1,39 @@
+//! `registry gc`: delete what nothing refers to.
+
+use registry::Mode;
+
+use super::log::garbage_sentence;
+use super::storage::{Absent, StorageArgs, act};
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::text;
+
+/// Delete what nothing refers to
+///
+/// Takes what the rules let go, then the blobs that no manifest names. Clients may push and pull
+/// meanwhile, and nothing that they used within the grace period (24 h unless registry.toml says
+/// otherwise) is deleted. A server does this by itself, too.
+#[derive(Debug, clap::Args)]
+pub(super) struct GcArgs {
+    #[command(flatten)]
+    storage: StorageArgs,
+    /// Delete nothing, and say what would be
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) fn run(context: &Context, args: &GcArgs) -> Result<(), CommandError> {
+    let mode = if args.dry_run { Mode::DryRun } else { Mode::Collect };
+    let collected =
+        act(context, &args.storage, Absent::Error, async |operator| Ok(operator.collect(mode).await?))?;
+    let begin = match mode {
+        Mode::Collect => "Garbage collection",
+        Mode::DryRun => "Nothing was changed. Garbage collection would have",
+    };
+    text::result(format_args!("{begin} {}.", garbage_sentence(&collected)));
+    let gone = [(collected.deleted_tags, "tag"), (collected.deleted_manifests, "manifest")];
+    for (number, noun) in gone.into_iter().filter(|(number, _)| *number > 0) {
+        text::result(format_args!("By the rules: {}.", text::count(number, noun)));
+    }
+    Ok(())
+}
