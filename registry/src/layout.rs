@@ -331,6 +331,11 @@ pub(crate) fn session(name: &RepositoryName, owner: &Principal, upload: UploadId
     SessionId::new(digest.as_bytes().try_into().expect("a sha256 has 32 bytes"))
 }
 
+/// The folder of all that is known of accounts.
+pub(crate) fn accounts() -> Key {
+    key("access".to_owned())
+}
+
 /// The folder of all users.
 pub(crate) fn users() -> Key {
     key("access/users".to_owned())

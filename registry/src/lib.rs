@@ -8,6 +8,7 @@
 //! whose keys are all in `layout`.
 
 mod access;
+mod backup;
 mod batch;
 mod cache;
 mod clock;
@@ -45,6 +46,7 @@ pub use access::principal::{AccountName, AccountNameError};
 pub use access::right::{Action, Actions, Grant, GrantError, Prefix};
 pub use access::secret::Secret;
 pub use access::{Access, AccessError, Expiry, Imported, RecordsError, RobotInfo, UserInfo};
+pub use backup::{BackupError, Completeness, backup, restore};
 pub use clock::{Clock, SystemClock, Time};
 pub use control::{LinkError, Operator, OperatorError, Reason, Refusal};
 pub use event::{Event, Observer};

@@ -17,6 +17,7 @@ mod import_ovf;
 mod interop;
 mod nbd;
 mod pack;
+mod registry;
 mod run;
 mod serve;
 mod support;

@@ -156,6 +156,22 @@ impl Repositories {
         Ok(!stamps.is_empty())
     }
 
+    /// True if a blob can be read in this repository. Nothing is renewed.
+    pub(crate) async fn has_readable(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, RepositoryError> {
+        let stamps = self.stamps(repository, digest).await?;
+        for stamp in stamps.iter().rev() {
+            let key = layout::content(digest, &stamp.generation);
+            if present(self.storage.size_bytes(&key).await)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(!stamps.is_empty() && !self.generations(digest).await?.open.is_empty())
+    }
+
     /// The content that one of these stamps leads to. All generations are the same bytes.
     async fn open_any(
         &self,

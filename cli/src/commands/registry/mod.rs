@@ -2,9 +2,11 @@
 //! `config`, `storage` and `accounts`; `log` and `tls_files` are `serve`'s.
 
 mod accounts;
+mod backup;
 mod config;
 mod gc;
 mod log;
+mod restore;
 mod scrub;
 mod serve;
 mod storage;
@@ -35,6 +37,8 @@ enum RegistryCommand {
     Token(token::TokenArgs),
     Gc(gc::GcArgs),
     Scrub(scrub::ScrubArgs),
+    Backup(backup::BackupArgs),
+    Restore(restore::RestoreArgs),
 }
 
 /// Runs `registry`.
@@ -45,5 +49,7 @@ pub(crate) fn run(context: &Context, args: RegistryArgs) -> Result<(), CommandEr
         RegistryCommand::Token(args) => token::run(context, args),
         RegistryCommand::Gc(args) => gc::run(context, &args),
         RegistryCommand::Scrub(args) => scrub::run(context, &args),
+        RegistryCommand::Backup(args) => backup::run(context, &args),
+        RegistryCommand::Restore(args) => restore::run(context, &args),
     }
 }
