@@ -51,7 +51,7 @@ pub use clock::{Clock, SystemClock, Time};
 pub use control::{LinkError, Operator, OperatorError, Reason, Refusal};
 pub use event::{Event, Observer};
 pub use exchange::Exchange;
-pub use lifecycle::{CareError, Caretaker, Collected, Damaged, Mode, Scrubbed};
+pub use lifecycle::{CareError, Caretaker, Collected, Damaged, Mode, Retired, Scrubbed};
 pub use public_url::{PublicUrl, PublicUrlError};
 pub use rules::{Expired, Immutable, Pattern, Rule, Rules};
 pub use server::{Exposure, Garbage, Limits, ServeError, Server, ServerConfig};

@@ -217,12 +217,15 @@ fn tokens_come_and_go() {
 fn garbage_goes_and_a_dry_run_only_says_so() {
     for way in [While::Served, While::Stopped] {
         let host = Host::new();
-        fs::write(host.folder().join("registry.toml"), "data = 'registry'\n[gc]\ngrace = '1ms'\n").unwrap();
+        let settings = "data = 'registry'\n[gc]\ngrace = '1ms'\n\
+                        [[rules]]\nrepositories = 'team/*'\ntags = ['pr-*']\nkeep-newest = 0\n";
+        fs::write(host.folder().join("registry.toml"), settings).unwrap();
         let server = Registry::start_with(&host, &["--config", "registry.toml"]);
         let content = [7; 3000];
         let head = format!("POST /v2/team/web/blobs/uploads/?digest={}", Digest::sha256(&content));
         assert_eq!(send(&server.address, &head, &content).0, 201);
         push(&server.address, "team/web", "kept", b"kept");
+        push(&server.address, "team/web", "pr-1", b"kept");
         let blobs = || files_below(&host.folder().join("registry/blobs")).len();
         let server = if way == While::Served {
             Some(server)
@@ -233,11 +236,13 @@ fn garbage_goes_and_a_dry_run_only_says_so() {
         wait::until("the blob is garbage", || {
             let said = host.ok("registry gc --dry-run --config registry.toml");
             assert!(said.starts_with("Nothing was changed."), "{said}");
+            assert!(said.contains("\nteam/web:pr-1: the rule for `team/*` keeps "), "{said}");
             said.contains("freed 2.9 KiB in 1 blob").then_some(())
         });
         assert_eq!(blobs(), 2, "{way:?}");
         let said = host.ok("registry gc --config registry.toml");
         assert!(said.contains("Garbage collection freed 2.9 KiB in 1 blob"), "{said}");
+        assert!(said.contains("\nteam/web:pr-1: "), "{said}");
         assert_eq!(blobs(), 1, "{way:?}");
         drop(server);
     }

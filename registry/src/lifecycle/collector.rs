@@ -55,6 +55,17 @@ pub struct Collected {
     pub deleted_generations: u64,
     /// Bytes that this freed.
     pub freed_bytes: u64,
+    /// The tags and manifests that were deleted by a rule.
+    pub retired: Vec<Retired>,
+}
+
+/// Something that the rules let go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// `repository:tag` or `repository@digest`.
+    pub name: String,
+    /// Which rules let it go, as a sentence for people.
+    pub reason: String,
 }
 
 /// Collects the garbage of one storage.

@@ -10,6 +10,6 @@ mod tests;
 
 pub use self::caretaker::{CareError, Caretaker};
 pub(crate) use self::collector::Collector;
-pub use self::collector::{Collected, Mode};
+pub use self::collector::{Collected, Mode, Retired};
 pub(crate) use self::scrub::Scrubber;
 pub use self::scrub::{Damaged, Scrubbed};

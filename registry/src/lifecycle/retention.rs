@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use appliance::Digest;
 
-use super::collector::{Cycle, Mode};
+use super::collector::{Cycle, Mode, Retired};
 use super::sweep::Known;
 use crate::name::{RepositoryName, Tag};
 use crate::repository::{Author, Authority, RepositoryError};
@@ -31,18 +31,24 @@ impl Cycle<'_> {
         let ages: Vec<(&str, Duration)> =
             tags.iter().map(|live| (live.tag.as_str(), self.now.since(live.since))).collect();
         let expired = rules.expired_tags(repository.as_str(), &ages);
-        let expired: HashSet<&str> = expired.iter().map(|expired| expired.what).collect();
+        let expired: HashMap<&str, String> =
+            expired.into_iter().map(|expired| (expired.what, expired.reason)).collect();
         let mut tagged = HashSet::new();
         for live in &tags {
-            match expired.contains(live.tag.as_str()) {
-                true => self.retire_tag(repository, &live.tag, live.digest).await?,
-                false => drop(tagged.insert(live.digest)),
-            }
+            let Some(reason) = expired.get(live.tag.as_str()) else {
+                tagged.insert(live.digest);
+                continue;
+            };
+            self.retire_tag(repository, &live.tag, live.digest).await?;
+            let name = format!("{repository}:{}", live.tag.as_str());
+            self.collected.retired.push(Retired { name, reason: reason.clone() });
         }
         let untagged = known.iter().filter(|(digest, _)| !tagged.contains(digest));
         let untagged = untagged.map(|(digest, known)| (*digest, self.now.since(known.newest)));
         let expired = rules.expired_manifests(repository.as_str(), untagged);
-        let mut gone: HashSet<Digest> = expired.into_iter().map(|expired| expired.what).collect();
+        let reasons: HashMap<Digest, String> =
+            expired.into_iter().map(|expired| (expired.what, expired.reason)).collect();
+        let mut gone: HashSet<Digest> = reasons.keys().copied().collect();
         gone.retain(|digest| self.is_old(known[digest].newest));
         spare_what_others_need(&mut gone, known);
         for digest in gone {
@@ -52,6 +58,8 @@ impl Cycle<'_> {
                 self.collector.repositories.delete_copies(repository, digest, &copies).await?;
             }
             self.collected.deleted_manifests += 1;
+            let name = format!("{repository}@{digest}");
+            self.collected.retired.push(Retired { name, reason: reasons[&digest].clone() });
         }
         Ok(())
     }

@@ -31,9 +31,8 @@ pub(super) fn run(context: &Context, args: &GcArgs) -> Result<(), CommandError> 
         Mode::DryRun => "Nothing was changed. Garbage collection would have",
     };
     text::result(format_args!("{begin} {}.", garbage_sentence(&collected)));
-    let gone = [(collected.deleted_tags, "tag"), (collected.deleted_manifests, "manifest")];
-    for (number, noun) in gone.into_iter().filter(|(number, _)| *number > 0) {
-        text::result(format_args!("By the rules: {}.", text::count(number, noun)));
+    for retired in &collected.retired {
+        text::result(format_args!("{}: {}", retired.name, text::plain(&retired.reason)));
     }
     Ok(())
 }
