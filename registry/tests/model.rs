@@ -128,7 +128,7 @@ impl World {
     }
 
     fn mount(&mut self, name: &'static str) {
-        let digest = Digest::sha256(*self.random.one_of::<&[u8]>(&CONTENTS));
+        let digest = Digest::sha256(self.random.one_of::<&[u8]>(&CONTENTS));
         let from = *self.random.one_of(&REPOSITORIES);
         let is_there = self.at(from).blobs.contains(&digest);
         let path = format!("/v2/{name}/blobs/uploads/?mount={digest}&from={from}");
@@ -157,7 +157,7 @@ impl World {
     }
 
     fn delete_blob(&mut self, name: &'static str) {
-        let digest = Digest::sha256(*self.random.one_of::<&[u8]>(&CONTENTS));
+        let digest = Digest::sha256(self.random.one_of::<&[u8]>(&CONTENTS));
         let want = if self.at(name).blobs.remove(&digest) { 202 } else { 404 };
         self.send("DELETE", &format!("/v2/{name}/blobs/{digest}"), b"", want);
     }
