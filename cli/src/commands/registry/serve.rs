@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use registry::{Exposure, ServeError, Server, ServerConfig, SystemClock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::config::{Config, LogFormat, TlsPaths};
@@ -19,7 +20,6 @@ use crate::context::Context;
 use crate::environment;
 use crate::error::{CommandError, Exit};
 use crate::text;
-use crate::transfer::block_on;
 
 /// Serve a registry from a folder until interrupted
 ///
@@ -65,9 +65,9 @@ const FEW_CONNECTIONS: u64 = 4096;
 pub(super) fn run(context: &Context, args: ServeArgs) -> Result<(), CommandError> {
     let (config, place) = args.storage.read(context)?;
     let log = Arc::new(Log::new(args.log_format.or(config.log).unwrap_or(LogFormat::Text), args.verbose));
-    let served = block_on(serve(args, config, place, Arc::clone(&log)));
+    let served = Runtime::new()?.block_on(serve(args, config, place, Arc::clone(&log)));
     log.finish();
-    served?
+    served
 }
 
 async fn serve(args: ServeArgs, mut config: Config, place: Place, log: Arc<Log>) -> Result<(), CommandError> {
