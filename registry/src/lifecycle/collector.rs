@@ -12,6 +12,9 @@
 //! second look, and whoever stamps one looks afterwards whether it is open. A crash at any point leaves
 //! closed generations, which the next cycle looks at again.
 //!
+//! On a full disk the second step comes only so far. What it closed is deleted, which makes space, and
+//! then it goes on.
+//!
 //! Time decides only what is old. It is read once, before anything is listed; what clients renew while
 //! a cycle runs is younger than that.
 
@@ -87,6 +90,15 @@ pub(super) struct Cycle<'a> {
     pub(super) collected: Collected,
     /// The generations that stamps rely on.
     pub(super) relied_on: ReliedOn,
+    /// There was no space to write down all that the rules let go.
+    pub(super) lacks_space: bool,
+}
+
+/// Closed generations, and whether there was space to close all that are to be.
+#[derive(Debug)]
+struct Closed {
+    generations: Vec<(Digest, Generation)>,
+    is_all: bool,
 }
 
 /// A set of generations, 16 bytes each. Two that fall together are both kept.
@@ -105,7 +117,8 @@ impl Collector {
     /// Runs one cycle.
     pub(crate) async fn run(&self, mode: Mode) -> Result<Collected, RepositoryError> {
         let (collected, relied_on) = (Collected::default(), ReliedOn::default());
-        let mut cycle = Cycle { collector: self, mode, now: self.clock.now(), collected, relied_on };
+        let now = self.clock.now();
+        let mut cycle = Cycle { collector: self, mode, now, collected, relied_on, lacks_space: false };
         let mut last = None;
         loop {
             let names = self.repositories.names(last.as_ref(), 100).await?;
@@ -117,8 +130,7 @@ impl Collector {
                 None => break,
             }
         }
-        let closed = cycle.close().await?;
-        cycle.delete_unused(closed).await?;
+        cycle.collect().await?;
         Ok(cycle.collected)
     }
 
@@ -133,8 +145,22 @@ impl Cycle<'_> {
         self.now.since(time) > self.collector.grace
     }
 
+    /// Closes and deletes. Where there is no space to close more, as long as what is deleted makes some.
+    async fn collect(&mut self) -> Result<(), RepositoryError> {
+        loop {
+            let closed = self.close().await?;
+            let deleted = self.delete_unused(closed.generations).await?;
+            if deleted == 0 && (self.lacks_space || !closed.is_all) {
+                return Err(StorageError::Full.into());
+            }
+            if closed.is_all {
+                return Ok(());
+            }
+        }
+    }
+
     /// Closes the old generations that have no stamp. Returns all closed ones.
-    async fn close(&mut self) -> Result<Vec<(Digest, Generation)>, RepositoryError> {
+    async fn close(&mut self) -> Result<Closed, RepositoryError> {
         let storage = self.collector.storage();
         let mut keys = storage.keys_below(&layout::all_contents());
         let (mut unused, mut closed) = (Vec::new(), Vec::new());
@@ -153,26 +179,38 @@ impl Cycle<'_> {
                 _ => {}
             }
         }
-        self.collected.closed_generations += unused.len() as u64;
+        let mut is_all = true;
         if self.mode == Mode::Collect {
-            for (digest, generation) in &unused {
-                storage.put_if_absent(&layout::closed(digest, generation), Default::default()).await?;
+            for (place, (digest, generation)) in unused.iter().enumerate() {
+                match storage.put_tombstone(&layout::closed(digest, generation), Default::default()).await {
+                    Err(StorageError::Full) => {
+                        unused.truncate(place);
+                        is_all = false;
+                        break;
+                    }
+                    put => drop(put?),
+                }
             }
         }
+        self.collected.closed_generations += unused.len() as u64;
         closed.append(&mut unused);
-        Ok(closed)
+        Ok(Closed { generations: closed, is_all })
     }
 
-    /// Deletes those of the closed generations that have no stamp now.
-    async fn delete_unused(&mut self, mut closed: Vec<(Digest, Generation)>) -> Result<(), RepositoryError> {
+    /// Deletes those of the closed generations that have no stamp now, and says how many those were.
+    async fn delete_unused(
+        &mut self,
+        mut closed: Vec<(Digest, Generation)>,
+    ) -> Result<usize, RepositoryError> {
         if closed.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let relied_on = match self.mode {
             Mode::Collect => self.all_stamps().await?,
             Mode::DryRun => std::mem::take(&mut self.relied_on),
         };
         closed.retain(|(digest, generation)| !relied_on.contains(digest, generation));
+        let count = closed.len();
         let (storage, mode) = (self.collector.storage(), self.mode);
         let deletions = stream::iter(closed).map(|(digest, generation)| async move {
             let content = layout::content(&digest, &generation);
@@ -192,7 +230,7 @@ impl Cycle<'_> {
             self.collected.deleted_generations += u64::from(size.is_some());
             self.collected.freed_bytes += size.unwrap_or(0);
         }
-        Ok(())
+        Ok(count)
     }
 
     /// The generations that stamps rely on now.

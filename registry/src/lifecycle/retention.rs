@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use appliance::Digest;
+use blob_store::StorageError;
 
 use super::collector::{Cycle, Mode, Retired};
 use super::sweep::Known;
@@ -39,7 +40,10 @@ impl Cycle<'_> {
                 tagged.insert(live.digest);
                 continue;
             };
-            self.retire_tag(repository, &live.tag, live.digest).await?;
+            if !self.retire_tag(repository, &live.tag, live.digest).await? {
+                tagged.insert(live.digest);
+                continue;
+            }
             let name = format!("{repository}:{}", live.tag.as_str());
             self.collected.retired.push(Retired { name, reason: reason.clone() });
         }
@@ -52,11 +56,13 @@ impl Cycle<'_> {
         gone.retain(|digest| self.is_old(known[digest].newest));
         spare_what_others_need(&mut gone, known);
         for digest in gone {
-            let copies = known.remove(&digest).map_or(Vec::new(), |known| known.copies);
             if self.mode == Mode::Collect {
                 // Whoever puts it now puts a copy that is not among these.
-                self.collector.repositories.delete_copies(repository, digest, &copies).await?;
+                let copies = &known[&digest].copies;
+                self.collector.repositories.delete_copies(repository, digest, copies).await?;
             }
+            // Not before it is gone: its blobs are needed for as long as it is here.
+            known.remove(&digest);
             self.collected.deleted_manifests += 1;
             let name = format!("{repository}@{digest}");
             self.collected.retired.push(Retired { name, reason: reasons[&digest].clone() });
@@ -64,17 +70,25 @@ impl Cycle<'_> {
         Ok(())
     }
 
+    /// False where there is no space to write down that the tag is gone: what is deleted later makes some,
+    /// and the next cycle goes on.
     async fn retire_tag(
         &mut self,
         repository: &RepositoryName,
         tag: &Tag,
         named: Digest,
-    ) -> Result<(), RepositoryError> {
+    ) -> Result<bool, RepositoryError> {
         if self.mode == Mode::Collect {
-            self.collector.repositories.unset_tag(repository, tag, named, RETENTION).await?;
+            match self.collector.repositories.unset_tag(repository, tag, named, RETENTION).await {
+                Err(RepositoryError::Storage(StorageError::Full)) => {
+                    self.lacks_space = true;
+                    return Ok(false);
+                }
+                unset => unset?,
+            }
         }
         self.collected.deleted_tags += 1;
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! What is damaged is closed, copied to the quarantine and taken away. So nobody is served wrong bytes,
 //! and whoever pushes the blob or the manifest once more heals it: clients are told that it is not here.
-//! An operator may look at what lies in the quarantine, and delete it.
+//! An operator may look at what lies in the quarantine, and delete it. Where there is no space for the
+//! copy, what is damaged stays where it is, closed, and the next scrub tries again.
 //!
 //! Runs beside everything else, and no faster than it is told to.
 
@@ -40,6 +41,8 @@ pub struct Damaged {
     pub key: String,
     /// What is wrong with it.
     pub problem: String,
+    /// True where there was no space to copy it to the quarantine. It is still where it was.
+    pub lacks_space: bool,
 }
 
 /// Largest copy of a manifest that is read. One that is larger is damaged.
@@ -70,11 +73,8 @@ impl<'a> Scrubber<'a> {
             if let Some((digest, ContentEntry::Content(generation))) = layout::content_of_key(&key) {
                 let found = self.check_content(&key, digest).await?;
                 if let Some(problem) = found {
-                    if self.mode == Mode::Collect {
-                        storage.put_if_absent(&layout::closed(&digest, &generation), Bytes::new()).await?;
-                        self.quarantine(&key, digest).await?;
-                    }
-                    self.note(key, digest, problem);
+                    let mark = layout::closed(&digest, &generation);
+                    self.put_away(key, digest, Some(mark), problem).await?;
                 }
             }
         }
@@ -83,11 +83,8 @@ impl<'a> Scrubber<'a> {
             if let Some((digest, _)) = layout::copy_of_key(&key)
                 && let Some(problem) = self.check_copy(&key, digest).await?
             {
-                if self.mode == Mode::Collect {
-                    self.quarantine(&key, digest).await?;
-                    self.repositories.forget_cached();
-                }
-                self.note(key, digest, problem);
+                self.put_away(key, digest, None, problem).await?;
+                self.repositories.forget_cached();
             }
         }
         Ok(self.scrubbed)
@@ -97,8 +94,35 @@ impl<'a> Scrubber<'a> {
         self.repositories.storage()
     }
 
-    fn note(&mut self, key: Key, digest: Digest, problem: String) {
-        self.scrubbed.damaged.push(Damaged { digest, key: key.to_string(), problem });
+    /// Notes what is damaged and, unless this is a dry run, puts `mark` and brings it to the quarantine.
+    async fn put_away(
+        &mut self,
+        key: Key,
+        digest: Digest,
+        mark: Option<Key>,
+        problem: String,
+    ) -> Result<(), RepositoryError> {
+        let lacks_space = match self.mode {
+            Mode::DryRun => false,
+            Mode::Collect => match self.close_and_quarantine(&key, digest, mark).await {
+                Err(StorageError::Full) => true,
+                done => done.map(|()| false)?,
+            },
+        };
+        self.scrubbed.damaged.push(Damaged { digest, key: key.to_string(), problem, lacks_space });
+        Ok(())
+    }
+
+    async fn close_and_quarantine(
+        &self,
+        key: &Key,
+        digest: Digest,
+        mark: Option<Key>,
+    ) -> Result<(), StorageError> {
+        if let Some(mark) = mark {
+            self.storage().put_tombstone(&mark, Bytes::new()).await?;
+        }
+        self.quarantine(key, digest).await
     }
 
     /// What is wrong with a blob's content, if anything is.
@@ -147,10 +171,21 @@ impl<'a> Scrubber<'a> {
     }
 
     /// Copies what can be read of it to the quarantine, and takes it away.
-    async fn quarantine(&self, key: &Key, digest: Digest) -> Result<(), RepositoryError> {
+    async fn quarantine(&self, key: &Key, digest: Digest) -> Result<(), StorageError> {
+        let storage = self.storage();
+        let id = SessionId::new(random::bytes());
+        if let Err(error) = self.copy_to_quarantine(key, digest, id).await {
+            // Half a copy takes space and is of no use. If this fails too, the session expires.
+            let _ = storage.abort(id).await;
+            return Err(error);
+        }
+        storage.delete(key).await
+    }
+
+    async fn copy_to_quarantine(&self, key: &Key, digest: Digest, id: SessionId) -> Result<(), StorageError> {
         let storage = self.storage();
         let name = key.as_str().rsplit('/').next().unwrap_or_default();
-        let mut session = storage.begin(SessionId::new(random::bytes())).await?;
+        let mut session = storage.begin(id).await?;
         if let Ok(object) = storage.open(key).await {
             let size = object.size_bytes();
             let mut pieces = object.stream(0..size);
@@ -159,7 +194,7 @@ impl<'a> Scrubber<'a> {
             }
         }
         session.finish(&layout::quarantine(&digest, name)).await?;
-        Ok(storage.delete(key).await?)
+        Ok(())
     }
 
     /// Waits until so many bytes may have been read.
