@@ -20,10 +20,13 @@
 //! names. [`FolderStorage::open`] finds both. Where it finds one with two names, it first makes the
 //! whole file system durable, since the third step may be missing.
 //!
+//! With the last key of a folder the folder goes, too ([`folders`]).
+//!
 //! After a failed `fsync` the kernel may have dropped what was to be written and will report success
 //! the next time. So nothing is retried: this process writes no more, and reads go on.
 
 mod content;
+mod folders;
 mod listing;
 mod reader;
 mod reserve;

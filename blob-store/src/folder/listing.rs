@@ -1,17 +1,13 @@
 //! Which keys there are: those of one folder, or all below it, in the order of whole keys.
 
 use std::cmp::Ordering;
-use std::fs;
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::blocking;
-use super::tree::Tree;
+use super::tree::{Tree, entries_of};
 use crate::Key;
-use crate::key::component_ok;
 use crate::storage::{Entry, KeyStream, StorageError};
 
 /// Keys that are found before the walk gives way to others.
@@ -26,7 +22,7 @@ pub(super) fn list(
 ) -> Result<Vec<Entry>, StorageError> {
     let path = tree.path(folder);
     let failed = |source| StorageError::Io { action: "list", name: folder.to_string(), source };
-    let mut entries = entries_of(&path).map_err(failed)?;
+    let mut entries: Vec<Entry> = entries_of(&path).and_then(Iterator::collect).map_err(failed)?;
     entries.retain(|entry| after.is_none_or(|after| order(entry, &entry_like(entry, after)).is_gt()));
     entries.sort_by(order);
     // What is not there yet, and folders that lead to no key, are left out last: it costs a look each.
@@ -90,8 +86,12 @@ impl Walk {
                 }
                 Entry::Folder(_) => {
                     let folder = Key::new(&*path).expect("each part was checked");
-                    let mut entries = entries_of(&self.tree.path(&folder))
-                        .map_err(|source| StorageError::Io { action: "list", name: path.clone(), source })?;
+                    let found = entries_of(&self.tree.path(&folder)).and_then(Iterator::collect);
+                    let mut entries: Vec<Entry> = found.map_err(|source| StorageError::Io {
+                        action: "list",
+                        name: path.clone(),
+                        source,
+                    })?;
                     entries.sort_by(|left, right| order(right, left));
                     self.open.push((path, entries));
                 }
@@ -99,31 +99,6 @@ impl Walk {
         }
         Ok(batch)
     }
-}
-
-/// What lies in a folder, in no order; nothing where there is no such folder (any more).
-fn entries_of(folder: &Path) -> io::Result<Vec<Entry>> {
-    let names = match fs::read_dir(folder) {
-        // Not there, or a key: nothing lies below it.
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(Vec::new());
-        }
-        names => names?,
-    };
-    let mut entries = Vec::new();
-    for name in names {
-        let name = name?;
-        // A name that is no part of a key was put here by somebody else and means nothing.
-        let Some(text) = name.file_name().to_str().filter(|name| component_ok(name)).map(str::to_owned)
-        else {
-            continue;
-        };
-        entries.push(match name.file_type()?.is_dir() {
-            true => Entry::Folder(text),
-            false => Entry::Key(text),
-        });
-    }
-    Ok(entries)
 }
 
 /// The order in which whole keys sort: a folder's name goes on with `/`.

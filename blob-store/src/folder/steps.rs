@@ -55,6 +55,11 @@ pub enum Step<'a> {
         /// Its name.
         path: &'a Path,
     },
+    /// A folder that is empty goes away.
+    RemoveFolder {
+        /// Its name.
+        path: &'a Path,
+    },
     /// A file gets a second name.
     Link {
         /// The name that it has.
@@ -149,6 +154,11 @@ impl Steps {
     /// Makes a folder that must not exist yet.
     pub(super) fn make_folder(&self, path: &Path) -> io::Result<()> {
         self.step(Step::MakeFolder { path }, || fs::create_dir(path))
+    }
+
+    /// Removes a folder, which must be empty.
+    pub(super) fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        self.step(Step::RemoveFolder { path }, || fs::remove_dir(path))
     }
 
     /// Gives the file at `from` a second name, which must not exist yet.

@@ -1,19 +1,20 @@
 //! The files of the folder backend: how a key is put, found and removed. Blocking.
 
-use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::collections::HashMap;
+use std::fs::{self, DirEntry, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::folders::{Folders, Left};
 use super::reader::BufferPool;
 use super::reserve::Reserve;
 use super::steps::Steps;
 use crate::Key;
 use crate::key::component_ok;
-use crate::storage::{Put, StorageError};
+use crate::storage::{Entry, Put, StorageError};
 
 /// Folder of the keys that are being put.
 pub(super) const NEW: &str = ".new";
@@ -23,17 +24,14 @@ pub(super) const SESSIONS: &str = ".sessions";
 /// With less space than this in bytes a file system counts as full.
 const LEAST_FREE: u64 = 16 << 20;
 
-/// How many folders are remembered as durable before the memory is emptied.
-const MAX_DURABLE_FOLDERS: usize = 16 << 10;
-
 /// One folder, locked for this process.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: PathBuf,
     access: Access,
     steps: Steps,
-    /// Folders that are known to survive a power cut, with all folders above them.
-    durable_folders: Mutex<HashSet<PathBuf>>,
+    /// Held while a folder is removed.
+    folders: Mutex<Folders>,
     /// Paths of keys that are being linked, and by how many. A path that is here may or may not
     /// exist, and what exists may not survive a power cut.
     publishing: Mutex<HashMap<PathBuf, usize>>,
@@ -60,7 +58,7 @@ impl Tree {
             root,
             access,
             steps,
-            durable_folders: Mutex::default(),
+            folders: Mutex::default(),
             publishing: Mutex::default(),
             is_read_only: AtomicBool::new(false),
             next_new: AtomicU64::new(0),
@@ -208,23 +206,35 @@ impl Tree {
     pub(super) fn publish(&self, from: &Path, key: &Key) -> Result<Put, StorageError> {
         let to = self.path(key);
         let folder = to.parent().expect("a key lies in the root or below");
+        self.lock_folders().enter(folder);
+        let put = self.link_durably(from, &to, folder);
+        match put {
+            Ok(_) => self.leave(folder, Left::Unchanged),
+            // Folders may have been made for nothing.
+            Err(_) => self.leave_perhaps_empty(folder),
+        }
+        put
+    }
+
+    /// Steps 2 to 4, in a `folder` that nobody removes meanwhile.
+    fn link_durably(&self, from: &Path, to: &Path, folder: &Path) -> Result<Put, StorageError> {
         self.make_folder(folder)?;
-        if !self.hide_new(&to) {
+        if !self.hide_new(to) {
             let _ = self.steps.remove(from);
             return Ok(Put::Exists);
         }
-        let put = match self.steps.link(from, &to) {
+        let put = match self.steps.link(from, to) {
             Ok(()) => Put::Created,
             // Somebody was faster, and may not have made the folder durable yet.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Put::Exists,
             Err(error) => {
-                self.unhide_one(&to);
-                return Err(storage_error("link", &to, error));
+                self.unhide_one(to);
+                return Err(storage_error("link", to, error));
             }
         };
         // If this fails the key stays hidden for as long as this process lives.
         self.sync_folder(folder)?;
-        self.lock_publishing().remove(&to);
+        self.lock_publishing().remove(to);
         // Should this fail, the next start finds a file with two names and removes this one.
         let _ = self.steps.remove(from);
         Ok(put)
@@ -233,14 +243,60 @@ impl Tree {
     pub(super) fn delete(&self, key: &Key) -> Result<(), StorageError> {
         self.check_writable()?;
         let path = self.path(key);
+        let folder = path.parent().expect("a key lies in the root or below");
+        self.lock_folders().enter(folder);
         // Some file systems need space to remove a name.
-        self.with_reserve(&path, || match self.steps.remove(&path) {
+        let removed = self.with_reserve(&path, || match self.steps.remove(&path) {
             Err(error) if !is_absent(&error) => Err(storage_error("delete", &path, error)),
             _ => Ok(()),
-        })?;
-        // Also where it was gone already: whoever removed it may not have come as far as this.
-        let folder = path.parent().expect("a key lies in the root or below");
-        if folder.is_dir() { self.sync_folder(folder) } else { Ok(()) }
+        });
+        if removed.is_err() {
+            self.leave(folder, Left::Unchanged);
+            return removed;
+        }
+        // Also where it was gone already: whoever removed it may not have come as far as this. If this
+        // fails the folder is never left, so it stays, and the next try comes here as well.
+        if folder.is_dir() {
+            self.sync_folder(folder)?;
+            self.leave(folder, Left::PerhapsEmpty);
+        } else {
+            self.leave(folder, Left::Unchanged);
+        }
+        Ok(())
+    }
+
+    /// Ends what [`Folders::enter`] began. The last to leave removes the folder, if it is empty, and so
+    /// on upwards.
+    fn leave(&self, folder: &Path, left: Left) {
+        let mut folders = self.lock_folders();
+        let may_go = folders.leave(folder, left)
+            && !folders.is_anybody_below(folder)
+            && self.is_deep(folder)
+            && self.check_writable().is_ok();
+        // Where it is not empty, or cannot be removed, nothing is lost.
+        if !may_go || self.steps.remove_folder(folder).is_err() {
+            return;
+        }
+        folders.forget(folder);
+        let parent = folder.parent().expect("it lies deep in the root");
+        folders.enter(parent);
+        drop(folders);
+        self.leave_perhaps_empty(parent);
+    }
+
+    /// As [`Tree::leave`], for one who has deleted nothing here and cannot know what others did before
+    /// a crash.
+    fn leave_perhaps_empty(&self, folder: &Path) {
+        let is_empty = fs::read_dir(folder).is_ok_and(|mut names| names.next().is_none());
+        match is_empty && self.is_deep(folder) && self.sync_folder(folder).is_ok() {
+            true => self.leave(folder, Left::PerhapsEmpty),
+            false => self.leave(folder, Left::Unchanged),
+        }
+    }
+
+    /// False for the root and what lies directly in it.
+    fn is_deep(&self, folder: &Path) -> bool {
+        folder.strip_prefix(&self.root).is_ok_and(|below| below.components().count() > 1)
     }
 
     /// True for a file that is not durable yet.
@@ -250,15 +306,10 @@ impl Tree {
 
     /// True if a key that readers can see lies in or below `folder`.
     pub(super) fn leads_to_a_key(&self, folder: &Path) -> io::Result<bool> {
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            if !entry.file_name().to_str().is_some_and(component_ok) {
-                continue;
-            }
-            let path = entry.path();
-            let found = match entry.file_type()?.is_dir() {
-                true => self.leads_to_a_key(&path)?,
-                false => !self.is_hidden(&path),
+        for entry in entries_of(folder)? {
+            let found = match entry? {
+                Entry::Folder(name) => self.leads_to_a_key(&folder.join(name))?,
+                Entry::Key(name) => !self.is_hidden(&folder.join(name)),
             };
             if found {
                 return Ok(true);
@@ -289,13 +340,13 @@ impl Tree {
         }
     }
 
-    fn lock_publishing(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, usize>> {
+    fn lock_publishing(&self) -> MutexGuard<'_, HashMap<PathBuf, usize>> {
         self.publishing.lock().expect("nobody panics while holding the set")
     }
 
-    /// Makes `folder` and the folders above it, durably.
+    /// Makes `folder`, which was entered, and the folders above it, durably.
     fn make_folder(&self, folder: &Path) -> Result<(), StorageError> {
-        if folder == self.root || self.lock_durable().contains(folder) {
+        if folder == self.root || self.lock_folders().is_durable(folder) {
             return Ok(());
         }
         let parent = folder.parent().expect("a folder of the tree lies below the root");
@@ -307,16 +358,12 @@ impl Tree {
             // One that exists was perhaps made just before a crash: it is made durable all the same.
             _ => self.sync_folder(parent)?,
         }
-        let mut durable = self.lock_durable();
-        if durable.len() >= MAX_DURABLE_FOLDERS {
-            durable.clear();
-        }
-        durable.insert(folder.to_owned());
+        self.lock_folders().note_durable(folder);
         Ok(())
     }
 
-    fn lock_durable(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
-        self.durable_folders.lock().expect("nobody panics while holding the set")
+    fn lock_folders(&self) -> MutexGuard<'_, Folders> {
+        self.folders.lock().expect("nobody panics while holding the folders")
     }
 
     pub(super) fn sync_file(&self, file: &File, path: &Path) -> Result<(), StorageError> {
@@ -346,6 +393,29 @@ pub(super) fn storage_error(action: &'static str, path: &Path, source: io::Error
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::Full,
         _ => StorageError::Io { action, name: path.display().to_string(), source },
     }
+}
+
+/// What lies in a folder, in no order; nothing where there is no such folder, or none any more.
+pub(super) fn entries_of(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<Entry>>> {
+    let names = match fs::read_dir(folder) {
+        // A key is no folder: nothing lies below it.
+        Err(error) if is_absent(&error) => None,
+        names => Some(names?),
+    };
+    let entry = |name: io::Result<DirEntry>| {
+        let name = name?;
+        // A name that is no part of a key was put here by somebody else and means nothing.
+        let Some(text) = name.file_name().to_str().filter(|name| component_ok(name)).map(str::to_owned)
+        else {
+            return Ok(None);
+        };
+        Ok(Some(if name.file_type()?.is_dir() { Entry::Folder(text) } else { Entry::Key(text) }))
+    };
+    Ok(names.into_iter().flatten().map(entry).filter_map(|entry| match entry {
+        // The folder, or what lay there, went away meanwhile.
+        Err(error) if is_absent(&error) => None,
+        entry => entry.transpose(),
+    }))
 }
 
 /// True if an error says that no such file exists, rather than that it cannot be reached.

@@ -130,6 +130,12 @@ impl Disk {
                 self.bind(to, Some(node));
             }
             Step::Remove { path } => self.bind(path, None),
+            Step::RemoveFolder { path } => {
+                let Kind::Folder(names) = &self.nodes[self.find(path)] else { panic!("{path:?} is a file") };
+                let is_empty = names.values().all(|leads_to| leads_to.last() == Some(&None));
+                assert!(is_empty, "{path:?} was removed, and something lies in it");
+                self.bind(path, None);
+            }
             Step::Write { path, offset, bytes } => {
                 let content = Arc::make_mut(self.content(path).0);
                 let start = usize::try_from(offset).unwrap();

@@ -197,5 +197,6 @@ pub(crate) fn name(step: Step<'_>) -> &'static str {
         Step::MakeFolder { .. } => "make folder",
         Step::Link { .. } => "link",
         Step::Remove { .. } => "remove",
+        Step::RemoveFolder { .. } => "remove folder",
     }
 }

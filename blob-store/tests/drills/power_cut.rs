@@ -1,5 +1,6 @@
 //! The power goes after the N-th change to the disk, for every N, and takes what was not synced.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use blob_store::FolderStorage;
@@ -99,6 +100,41 @@ fn after_a_kill_at_every_step_readers_see_only_what_survives_a_power_cut() {
             return;
         }
     }
+}
+
+/// One who deletes a key is stopped at step `at`, and after a start another deletes the last key below it.
+/// False if there is no such step.
+fn stop_a_delete(at: usize) -> bool {
+    let top = scratch();
+    let root = top.path().join(ROOT);
+    let hand = Hand::new(Disk::new(top.path()), None);
+    let mut known = Known::default();
+    let mut play = async |hand: &Arc<Hand>, ops: &[Op]| {
+        let mut player = Player::new(FolderStorage::open_with_faults(&root, hand.clone()).unwrap());
+        for op in ops {
+            match player.play(op).await {
+                Ok(put) => known.acknowledge(op, put),
+                Err(_) => known.doubt(op),
+            }
+        }
+        known.check_disk(&hand.disk(), &root);
+    };
+    run(async {
+        let (upper, lower) = (Op::Delete("w/1/a"), Op::Delete("w/1/b/c"));
+        play(&hand, &[Op::Put("w/1/a", "x".into()), Op::Put("w/1/b/c", "y".into())]).await;
+        let stopped = Hand::on(hand.shared_disk(), Some((at, Fault::Stop)));
+        play(&stopped, std::slice::from_ref(&upper)).await;
+        // Its folders go, and with them the trace of a deletion that was not acknowledged.
+        play(&hand, &[lower, upper, Op::Put("w/1/a", "z".into()), Op::Delete("w/1/a")]).await;
+        stopped.failed_step().is_some()
+    })
+}
+
+#[test]
+fn what_was_deleted_before_a_crash_does_not_come_back_with_its_folder() {
+    let _turn = one_at_a_time();
+    let stops = (1..).take_while(|at| stop_a_delete(*at)).count();
+    assert!(stops >= 3, "{stops}");
 }
 
 #[test]

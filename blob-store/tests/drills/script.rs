@@ -66,7 +66,14 @@ pub(crate) fn script() -> Vec<Op> {
         Op::Append(6, vec![small(14)]),
         Op::Finish(6, "blobs/aa/1"), // was deleted
         Op::Delete("a"),
+        Op::Delete("t/web/deep/er/1"), // its folders go, too
+        Op::Put("t/web/deep/er/1", small(15)),
+        Op::Delete("t/web/deep/er/1"),
+        Op::Delete("t/web/deep/er/1"), // is gone already, with its folder
         Op::Begin(7),
+        Op::Append(7, vec![small(16)]),
+        Op::Finish(7, "t/web/deep/er/1"), // its folders come back
+        Op::Begin(8),
     ]
 }
 

@@ -48,6 +48,8 @@ fn step_of(line: &str) -> Option<String> {
         "syncfs" => "sync file system",
         "mkdir" | "mkdirat" => "make folder",
         "link" | "linkat" => "link",
+        "rmdir" => "remove folder",
+        "unlinkat" if line.contains("AT_REMOVEDIR") => "remove folder",
         "unlink" | "unlinkat" => "remove",
         _ => return Some(format!("{line} {arguments}")),
     };
