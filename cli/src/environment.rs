@@ -8,6 +8,8 @@ use blob_store::S3Credentials;
 
 /// Where the local store and the VMs are.
 pub(crate) const HOME: &str = "HULL_HOME";
+/// Token services of other sites that may see logins, as `HOST[:PORT]`, with commas between them.
+const TOKEN_SERVICES: &str = "HULL_TOKEN_SERVICES";
 /// docker's folder for its configuration; logins are read from and written to `config.json` in it.
 const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
 /// podman's file for logins, in place of all that it looks for; read after docker's.
@@ -47,6 +49,12 @@ pub(crate) fn aws_credentials() -> Option<S3Credentials> {
         secret_key: variable("AWS_SECRET_ACCESS_KEY")?,
         session_token: variable("AWS_SESSION_TOKEN"),
     })
+}
+
+/// `HULL_TOKEN_SERVICES`: hosts that may see the login of a registry that names them.
+pub(crate) fn token_services() -> Vec<String> {
+    let listed = std::env::var(TOKEN_SERVICES).unwrap_or_default();
+    listed.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect()
 }
 
 /// docker's `config.json`.

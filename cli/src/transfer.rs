@@ -42,6 +42,7 @@ impl TransferArgs {
             credentials: Arc::new(CredentialFiles::new(files)),
             concurrency: self.concurrency,
             insecure_hosts: self.insecure.clone(),
+            token_services: environment::token_services(),
             ..ClientOptions::default()
         })?)
     }
@@ -137,6 +138,9 @@ pub(crate) fn exit_of(error: Option<&RequestError>) -> (Exit, Option<&'static st
         }
         Some(RequestError::Denied { .. }) => {
             (Exit::Refused, Some("ask whoever runs the registry for the right"))
+        }
+        Some(RequestError::ForeignTokenService { .. }) => {
+            (Exit::Refused, Some("if that host may see it, name it in HULL_TOKEN_SERVICES"))
         }
         Some(RequestError::NotFound { .. }) => (Exit::NotFound, Some("check the name and the tag")),
         _ => (Exit::Failed, None),

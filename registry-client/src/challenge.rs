@@ -1,12 +1,11 @@
-//! `WWW-Authenticate`, and the token service that a registry may send its clients to.
+//! `WWW-Authenticate`, and what is asked of the token service that a registry may send its clients to.
 //!
 //! ```text
 //! 401 Bearer realm=..,service=..  -->  GET realm?service=..&scope=repository:NAME:pull  -->  {"token": ..}
 //! 401 Basic realm=..              -->  the password itself, to this registry only
 //! ```
 //!
-//! The realm is text from the registry. It is asked in HTTPS, or at the registry's own origin; a
-//! password never travels in plain HTTP to anybody else.
+//! The realm is text from the registry; [`TokenService`] decides who gets a login.
 //!
 //! Source: RFC 9110, section 11; docker's "Token Authentication Specification" and "OAuth 2.0".
 
@@ -20,6 +19,7 @@ use serde::Deserialize;
 
 use crate::RequestError;
 use crate::credentials::{Credential, Secret};
+use crate::token_service::TokenService;
 
 /// How long a token holds at least, and where its issuer does not say: docker's rule.
 const LEAST_LIFE: Duration = Duration::from_secs(60);
@@ -94,21 +94,21 @@ impl Challenge {
 
 impl TokenRequest {
     /// The request for a token of `scope` (`repository:NAME:pull,push`; none for a bare login) for the
-    /// registry at `base`.
+    /// registry that `service` calls `name`.
     ///
     /// # Errors
     ///
-    /// [`RequestError::BadRedirect`] where the realm is not one that may see a password.
+    /// [`RequestError::ForeignTokenService`] where there is a login, and `service` may not see it.
     pub(crate) fn new(
-        base: &Url,
-        realm: &str,
-        service: Option<&str>,
+        service: &TokenService,
+        name: Option<&str>,
         scope: Option<&str>,
         credential: Option<&Credential>,
     ) -> Result<Self, RequestError> {
-        let mut url = realm_url(base, realm)?;
+        let url = if credential.is_some() { service.url_for_login()? } else { service.url() };
+        let mut url = url.clone();
         let mut params: Vec<(&str, &str)> = Vec::new();
-        params.extend(service.map(|service| ("service", service)));
+        params.extend(name.map(|name| ("service", name)));
         params.extend(scope.map(|scope| ("scope", scope)));
         if let Some(Credential::IdentityToken(token)) = credential {
             params.extend([("grant_type", "refresh_token"), ("client_id", CLIENT_ID)]);
@@ -121,23 +121,6 @@ impl TokenRequest {
         url.query_pairs_mut().extend_pairs(params);
         Ok(Self { url, authorization: credential.and_then(basic), form: None })
     }
-}
-
-fn realm_url(base: &Url, realm: &str) -> Result<Url, RequestError> {
-    let refuse = |to: &str, problem| RequestError::BadRedirect {
-        from: crate::request::origin(base),
-        to: crate::request::printable(to),
-        problem,
-    };
-    let mut url = Url::parse(realm).map_err(|_| refuse(realm, "that is not a URL"))?;
-    url.set_fragment(None);
-    if url.scheme() != "https" && url.origin() != base.origin() {
-        return Err(refuse(realm, "a token service elsewhere must speak https"));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(refuse(&crate::request::origin(&url), "its address must not hold a login"));
-    }
-    Ok(url)
 }
 
 /// `application/x-www-form-urlencoded`.
@@ -210,48 +193,54 @@ mod tests {
                 let _ = Challenge::from_headers(&[(WWW_AUTHENTICATE, value)].into_iter().collect());
             }
             let base = Url::parse("https://r.example").unwrap();
-            let _ = TokenRequest::new(&base, &text, Some(&text), Some(&text), None);
+            for realm in [text.clone(), format!("https://{text}")] {
+                if let Ok(service) = TokenService::new(&base, &realm, &[]) {
+                    let _ = TokenRequest::new(&service, Some(&text), Some(&text), None);
+                    let _ = service.url_for_login();
+                }
+            }
             let _ = Token::parse(&body);
         }
     }
 
-    #[track_caller]
-    fn check_realm(base: &str, realm: &str, want: Result<&str, &str>) {
-        let credential = Credential::password("me", "pw");
-        let base = Url::parse(base).unwrap();
-        let scope = Some("repository:a/b:pull");
-        match (TokenRequest::new(&base, realm, Some("s"), scope, Some(&credential)), want) {
-            (Ok(request), Ok(want)) => assert_eq!(request.url.as_str(), want),
-            (Err(error), Err(want)) => assert!(error.to_string().ends_with(want), "{error}"),
-            (got, want) => panic!("{got:?}, not {want:?}"),
-        }
+    fn service(realm: &str) -> TokenService {
+        TokenService::new(&Url::parse("https://r.example").unwrap(), realm, &[]).unwrap()
     }
 
     #[test]
-    fn passwords_go_to_token_services_in_https_or_at_the_registry_itself() {
-        let query = "service=s&scope=repository%3Aa%2Fb%3Apull&account=me";
-        check_realm("https://r.example", "https://t.example/x", Ok(&format!("https://t.example/x?{query}")));
-        check_realm(
-            "http://127.0.0.1:5000",
-            "http://127.0.0.1:5000/t",
-            Ok(&format!("http://127.0.0.1:5000/t?{query}")),
+    fn a_password_travels_in_a_header_and_its_user_in_the_query() {
+        let (own, scope) = (service("https://r.example/x?y=1"), Some("repository:a/b:pull"));
+        let credential = Credential::password("me", "pw");
+        let request = TokenRequest::new(&own, Some("s"), scope, Some(&credential)).unwrap();
+        let query = "y=1&service=s&scope=repository%3Aa%2Fb%3Apull";
+        assert_eq!(request.url.as_str(), format!("https://r.example/x?{query}&account=me"));
+        assert_eq!((request.authorization.unwrap(), request.form), ("Basic bWU6cHc=".parse().unwrap(), None));
+        let nobody = TokenRequest::new(&own, Some("s"), scope, None).unwrap();
+        assert_eq!(
+            (nobody.url.as_str(), nobody.authorization),
+            (&*format!("https://r.example/x?{query}"), None)
         );
-        let elsewhere = Err("a token service elsewhere must speak https");
-        check_realm("http://127.0.0.1:5000", "http://127.0.0.1:5001/t", elsewhere);
-        check_realm("https://r.example", "http://r.example/t", elsewhere);
-        check_realm("https://r.example", "ftp://r.example/t", elsewhere);
-        check_realm("https://r.example", "/token", Err("that is not a URL"));
-        check_realm("https://r.example", "https://u:p@t.example/", Err("its address must not hold a login"));
     }
 
     #[test]
     fn an_identity_token_travels_in_a_form() {
-        let base = Url::parse("https://r.example").unwrap();
         let credential = Credential::IdentityToken(Secret::new("a&b"));
-        let request = TokenRequest::new(&base, "https://t/", None, None, Some(&credential)).unwrap();
+        let request =
+            TokenRequest::new(&service("https://r.example/"), None, None, Some(&credential)).unwrap();
         let form = request.form.unwrap();
         assert_eq!(form.reveal(), "grant_type=refresh_token&client_id=hull&refresh_token=a%26b");
-        assert_eq!((request.authorization, request.url.as_str()), (None, "https://t/"));
+        assert_eq!((request.authorization, request.url.as_str()), (None, "https://r.example/"));
+    }
+
+    #[test]
+    fn a_service_elsewhere_gets_neither_a_password_nor_an_identity_token() {
+        let foreign = service("https://t.example/x");
+        for credential in [Credential::password("me", "pw"), Credential::IdentityToken(Secret::new("t"))] {
+            let refused = TokenRequest::new(&foreign, None, None, Some(&credential));
+            assert!(matches!(refused, Err(RequestError::ForeignTokenService { .. })), "{refused:?}");
+        }
+        let nobody = TokenRequest::new(&foreign, None, None, None).unwrap();
+        assert_eq!((nobody.url.as_str(), nobody.authorization), ("https://t.example/x?", None));
     }
 
     /// The header and the seconds that it holds.

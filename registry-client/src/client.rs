@@ -32,6 +32,9 @@ pub struct ClientOptions {
     pub concurrency: usize,
     /// Hosts besides this machine that are spoken to without TLS, as `HOST[:PORT]`.
     pub insecure_hosts: Vec<String>,
+    /// Token services that may see the login of any registry that names them, as `HOST[:PORT]`; those at
+    /// a registry's own host or of its site may without.
+    pub token_services: Vec<String>,
     /// How failed requests are repeated.
     pub retry: RetryPolicy,
     /// How long a request may stand still, in either direction. There is no limit on its whole duration.
@@ -44,6 +47,7 @@ impl Default for ClientOptions {
             credentials: Arc::new(NoCredentials),
             concurrency: 3,
             insecure_hosts: Vec::new(),
+            token_services: Vec::new(),
             retry: RetryPolicy::default(),
             idle_timeout: Duration::from_secs(60),
         }

@@ -31,6 +31,7 @@ mod request;
 mod resolve;
 mod retry;
 mod session;
+mod token_service;
 mod upload;
 
 pub use client::{Client, ClientError, ClientOptions};

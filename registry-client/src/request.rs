@@ -139,6 +139,16 @@ pub enum RequestError {
         /// Why we do not go.
         problem: &'static str,
     },
+    /// The registry sends its clients to somebody else with their logins.
+    #[error(
+        "the registry {registry} would have us send the login to {service}, which is neither its own host nor of its site"
+    )]
+    ForeignTokenService {
+        /// `HOST[:PORT]` of the registry.
+        registry: String,
+        /// `HOST[:PORT]` of the token service.
+        service: String,
+    },
     /// The registry would have to be spoken to without TLS.
     #[error("{host} is not this machine, so it is spoken to in https only; found http")]
     PlainHttp {

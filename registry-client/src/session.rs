@@ -2,7 +2,8 @@
 //!
 //! Credentials belong to an origin: scheme, host and port. They go with a request to the registry's own
 //! origin and with no other, and once a redirect has led away they do not come back. From https nobody
-//! leads us to http, and from elsewhere nobody leads us to this machine.
+//! leads us to http, and from elsewhere nobody leads us to this machine. Which token services see them is
+//! in `token_service`.
 //!
 //! Source: OCI distribution-spec 1.1, "Endpoints"; RFC 9110, sections 11.6 and 15.4.
 
@@ -22,6 +23,7 @@ use crate::credentials::{Credential, CredentialSource};
 use crate::progress::Event;
 use crate::request::{origin, printable};
 use crate::retry::Failures;
+use crate::token_service::TokenService;
 use crate::{Client, Progress, RequestError};
 
 /// The most redirects that one request follows.
@@ -432,7 +434,8 @@ impl<'a> Session<'a> {
             Access::Pull => format!("repository:{name}:pull"),
             Access::PullPush => format!("repository:{name}:pull,push"),
         });
-        let request = TokenRequest::new(&self.base, realm, service, scope.as_deref(), credential)?;
+        let place = TokenService::new(&self.base, realm, &self.client.options.token_services)?;
+        let request = TokenRequest::new(&place, service, scope.as_deref(), credential)?;
         let what = "a token";
         let call = match request.form {
             Some(form) => Call::new(Method::POST, request.url, what, &[StatusCode::OK])

@@ -44,7 +44,8 @@ use crate::error::{CommandError, Exit};
 Exit codes: 0 done, 1 failed, 2 usage, 3 refused by policy or trust, 4 not found,
 5 cannot reach the peer, 125 the VM could not be started.
 
-HULL_HOME holds the local store and the VMs (default: $XDG_DATA_HOME/hull).")]
+HULL_HOME holds the local store and the VMs (default: $XDG_DATA_HOME/hull).
+HULL_TOKEN_SERVICES names hosts, as HOST[:PORT],..., that see the login of a registry elsewhere if it says so.")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use crate::support::cable::Cable;
 use crate::support::disks::noise;
-use crate::support::registry::{Registry, WithUsers};
+use crate::support::registry::{Guard, Registry, WithUsers};
 use crate::support::source::author;
-use crate::support::{Done, Host, installed};
+use crate::support::{Done, Host, installed, wait};
 
 /// A host that has `web:1`, for the registry at `address`, with 2 MiB that cannot be compressed.
 fn host_with_appliance(address: &str) -> (Host, String) {
@@ -141,4 +144,42 @@ fn a_registry_with_users_lets_in_who_signs_in() {
     logout.ok();
     assert!(logout.stderr.contains("no login"), "{}", logout.stderr);
     assert_eq!(other.references(), BTreeSet::from([(reference, digest)]));
+}
+
+#[test]
+fn a_login_goes_to_a_token_service_elsewhere_only_if_that_is_listed() {
+    if !Path::new("/etc/ssl/certs/ca-certificates.crt").exists() {
+        eprintln!("skipped: nobody's certificate can be checked here");
+        return;
+    }
+    let (registry, elsewhere) =
+        (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = registry.local_addr().unwrap().to_string();
+    let service = format!("localhost:{}", elsewhere.local_addr().unwrap().port());
+    let answer = format!(
+        "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"https://{service}/token\"\r\n\
+         Content-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    let sending_away = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, _) = registry.accept().unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            assert!(lines.map(Result::unwrap).any(|line| line.is_empty()));
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let host = Host::new();
+    login(&host, &address, "correct horse").fails(3, &[&service, "hint: ", "HULL_TOKEN_SERVICES"]);
+    elsewhere.set_nonblocking(true).unwrap();
+    assert!(elsewhere.accept().is_err());
+
+    let password = fs::File::open(host.folder().join("password")).unwrap();
+    let mut command = host.hull(["login", "--username", "alice", "--password-stdin", &address]);
+    let listed = format!("t.example, {service}");
+    let child = command.env("HULL_TOKEN_SERVICES", listed).stdin(password).stderr(Stdio::null()).spawn();
+    let trusting = Guard(child.unwrap());
+    wait::until("the token service is asked", || elsewhere.accept().ok());
+    drop(trusting);
+    sending_away.join().unwrap();
+    assert!(!host.folder().join(".docker/config.json").exists());
 }

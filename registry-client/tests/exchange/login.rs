@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use registry_client::credentials::{Credential, CredentialFile, CredentialSource as _};
-use registry_client::{Client, ClientOptions, Event, LoginError, Progress, RequestError, Silent};
+use registry_client::{
+    Client, ClientError, ClientOptions, Event, LoginError, Progress, RequestError, Silent,
+};
 
 use crate::fake::{BASIC_ME, Fake, Guard};
 use crate::sample::{PLATFORM, Sample, chain, client, client_with, folder};
@@ -112,4 +114,39 @@ async fn a_token_service_elsewhere_gets_no_password_in_plain_http() {
     let error = client().check_login(&fake.host(), &Credential::password("me", "pw")).await.unwrap_err();
     assert!(matches!(error, RequestError::BadRedirect { .. }), "{error}");
     assert!(elsewhere.take_seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_token_service_of_somebody_else_gets_a_login_only_if_it_is_listed() {
+    // The fake is 127.0.0.1, so `localhost` is another host. Nobody speaks TLS there.
+    let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    elsewhere.set_nonblocking(true).unwrap();
+    let service = format!("localhost:{}", elsewhere.local_addr().unwrap().port());
+    let fake = guarded(|_| Guard::Bearer { realm: format!("https://{service}/token") }).await;
+    let sample = Sample::new(&[1000]);
+    sample.put_in(&fake, "web", "1");
+    let folder = tempfile::tempdir().unwrap();
+    let file = CredentialFile::new(folder.path().join("config.json"));
+    let me = Credential::password("me", "pw");
+
+    let refused = client().login(&fake.host(), &me, &file).await.unwrap_err();
+    let want = format!(
+        "the registry {} would have us send the login to {service}, which is neither its own host nor of its site",
+        fake.host()
+    );
+    assert_eq!(chain(&refused), want);
+    let refused = client_as("me", "pw").resolve(&fake.reference("web:1")).await.unwrap_err();
+    assert!(matches!(refused, RequestError::ForeignTokenService { .. }), "{refused}");
+    assert!(!file.path().exists());
+    assert!(elsewhere.accept().is_err());
+
+    // The others get as far as the connection.
+    drop(elsewhere);
+    let is_tried = |error: RequestError| {
+        matches!(error, RequestError::Unreachable { .. } | RequestError::Client(ClientError::NoCertificates))
+    };
+    let nobody = client().resolve(&fake.reference("web:1")).await.unwrap_err();
+    assert!(is_tried(nobody));
+    let trusting = client_with(ClientOptions { token_services: vec![service], ..ClientOptions::default() });
+    assert!(is_tried(trusting.check_login(&fake.host(), &me).await.unwrap_err()));
 }
