@@ -216,7 +216,11 @@ impl Session for MemorySession {
 
     async fn finish(self: Box<Self>, key: &Key) -> Result<Put, StorageError> {
         let mut state = self.storage.state();
-        let upload = state.sessions.remove(&self.id).ok_or(StorageError::NoSession { id: self.id })?;
+        let found = state.upload(self.id)?.content.len() as u64;
+        if found != self.size_bytes {
+            return Err(StorageError::WrongOffset { found, wanted: self.size_bytes });
+        }
+        let upload = state.sessions.remove(&self.id).expect("the session has just been seen");
         Ok(state.put(key, upload.content.into()))
     }
 }

@@ -12,6 +12,9 @@
 //!   connection broke comes back before the server has noticed.
 //! - A request that began is carried to its end in a task of its own, so a client that goes away
 //!   leaves no half-done append behind, and what had arrived is kept for the next attempt.
+//! - That attempt may come to another server on the same storage. What is remembered here is used only
+//!   while the storage says that nobody else has changed the upload; and a server that finds it changed
+//!   gives way, and leaves it alone.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use appliance::{Algorithm, Digest, Hasher};
-use blob_store::{Session, SessionId, Storage, StorageError};
+use blob_store::{Session, SessionId, Sharing, Storage, StorageError};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use tokio::sync::{OwnedMutexGuard, watch};
@@ -74,7 +77,7 @@ pub(crate) enum UploadsError {
     /// The chunk did not arrive whole.
     #[error(transparent)]
     Body(#[from] BodyError),
-    /// A newer request goes on with the upload.
+    /// A newer request goes on with the upload, here or at another server.
     #[error("a newer request for this upload has taken over")]
     Overtaken,
     /// The content is not what its digest promises. The upload is gone.
@@ -85,10 +88,30 @@ pub(crate) enum UploadsError {
     TooMany,
     /// The storage failed.
     #[error(transparent)]
-    Storage(#[from] StorageError),
-    /// The storage failed at the last step: the content is there, the link is not.
+    Storage(StorageError),
+    /// The repository does not take the blob.
     #[error(transparent)]
-    Repository(#[from] RepositoryError),
+    Repository(RepositoryError),
+}
+
+impl From<StorageError> for UploadsError {
+    /// What a session says that somebody else has changed or ended is no failure of the storage.
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::WrongOffset { .. } => Self::Overtaken,
+            StorageError::NoSession { .. } => Self::Unknown,
+            error => Self::Storage(error),
+        }
+    }
+}
+
+impl From<RepositoryError> for UploadsError {
+    fn from(error: RepositoryError) -> Self {
+        match error {
+            RepositoryError::Storage(error) => error.into(),
+            error => Self::Repository(error),
+        }
+    }
 }
 
 /// What is remembered of an upload between requests. All of it can be found again in the storage.
@@ -110,11 +133,18 @@ struct Hashed {
     algorithm: Algorithm,
     hasher: Hasher,
     bytes: u64,
+    /// Of the session when it held these bytes. Another server may have put others in their place since.
+    revision: u64,
 }
 
 impl Hashed {
-    fn new(algorithm: Algorithm) -> Self {
-        Self { algorithm, hasher: Hasher::new(algorithm), bytes: 0 }
+    fn new(algorithm: Algorithm, revision: u64) -> Self {
+        Self { algorithm, hasher: Hasher::new(algorithm), bytes: 0, revision }
+    }
+
+    /// Whether it is the hash of what the session holds.
+    fn is_of(&self, session: &dyn Session) -> bool {
+        (self.bytes, self.revision) == (session.size_bytes(), session.revision())
     }
 }
 
@@ -152,9 +182,13 @@ impl Uploads {
     pub(crate) async fn received(&self, to: Target<'_>, upload: UploadId) -> Result<u64, UploadsError> {
         let id = to.session(upload);
         let known = self.open().get(&id).cloned();
+        // What is arriving here is not in the storage yet; what others did is nowhere else.
+        let is_shared = self.storage.sharing() == Sharing::Shared;
         match known {
-            Some(upload) => Ok(upload.received.load(Ordering::Acquire)),
-            None => Ok(self.resume(id).await?.size_bytes()),
+            Some(upload) if !is_shared || upload.hashed.try_lock().is_err() => {
+                Ok(upload.received.load(Ordering::Acquire))
+            }
+            _ => Ok(self.resume(id).await?.size_bytes()),
         }
     }
 
@@ -171,12 +205,8 @@ impl Uploads {
         let repository = to.repository.clone();
         to_the_end(async move {
             let mut turn = this.turn(id, &repository).await?;
-            turn.receive(&this, head, body, turn.algorithm()).await?;
-            if let Err(error) = turn.session.sync().await {
-                // What the session holds is not certain any more.
-                this.forget(id).await?;
-                return Err(error.into());
-            }
+            let received = turn.receive(&this, head, body, turn.algorithm()).await;
+            this.keep(&mut turn, received).await?;
             Ok(turn.session.size_bytes())
         })
         .await
@@ -196,8 +226,10 @@ impl Uploads {
         to_the_end(async move {
             let mut turn = this.turn(id, &repository).await?;
             turn.free_bytes = this.repositories.free_bytes(&repository, &digest).await?;
-            turn.receive(&this, head, body, digest.algorithm()).await?;
-            this.publish(turn, &repository, digest).await
+            match turn.receive(&this, head, body, digest.algorithm()).await {
+                Ok(()) => this.publish(turn, &repository, digest).await,
+                failed => this.keep(&mut turn, failed).await,
+            }
         })
         .await
     }
@@ -267,8 +299,30 @@ impl Uploads {
         let mut hashed = Arc::clone(&upload.hashed).lock_owned().await;
         let session = self.resume(id).await?;
         upload.received.store(session.size_bytes(), Ordering::Release);
-        hashed.take_if(|hashed| hashed.bytes != session.size_bytes());
-        Ok(Turn { id, upload, free_bytes: 0, hashed, session, rank: Rank { number, newest } })
+        hashed.take_if(|hashed| !hashed.is_of(&*session));
+        let began_at = session.size_bytes();
+        Ok(Turn { id, upload, free_bytes: 0, hashed, session, began_at, rank: Rank { number, newest } })
+    }
+
+    /// Makes what a request brought durable, if it did its work or else brought anything: the client may
+    /// go on from there, at any server. Returns how the request ended.
+    async fn keep(&self, turn: &mut Turn, received: Result<(), UploadsError>) -> Result<(), UploadsError> {
+        match &received {
+            // Then what arrived may be lost. The next request is told where to go on.
+            Err(UploadsError::Storage(_)) => return received,
+            Err(_) if turn.session.size_bytes() == turn.began_at => return received,
+            _ => {}
+        }
+        match turn.sync().await {
+            Ok(()) => received,
+            Err(error @ UploadsError::Storage(_)) => {
+                // What the session holds is not certain any more.
+                self.forget(turn.id).await?;
+                Err(error)
+            }
+            // The session is somebody else's.
+            Err(error) => Err(error),
+        }
     }
 
     async fn publish(
@@ -285,14 +339,19 @@ impl Uploads {
         }
         let room = turn.upload.room.as_ref();
         let stored = self.repositories.store_blob(repository, &wanted, turn.session, room).await;
-        match stored {
+        match stored.map_err(UploadsError::from) {
             Ok(Stored::FromSession) => {
                 self.open().remove(&turn.id);
+                Ok(())
             }
-            Ok(Stored::WasHere) | Err(_) => self.forget(turn.id).await?,
+            Ok(Stored::WasHere) => self.forget(turn.id).await,
+            // The session is somebody else's.
+            Err(error @ (UploadsError::Overtaken | UploadsError::Unknown)) => Err(error),
+            Err(error) => {
+                self.forget(turn.id).await?;
+                Err(error)
+            }
         }
-        stored?;
-        Ok(())
     }
 
     async fn resume(&self, id: SessionId) -> Result<Box<dyn Session>, UploadsError> {
@@ -333,6 +392,8 @@ struct Turn {
     /// `None` until what is stored was hashed, or after an append failed.
     hashed: OwnedMutexGuard<Option<Hashed>>,
     session: Box<dyn Session>,
+    /// What the session held before this request, in bytes.
+    began_at: u64,
     rank: Rank,
 }
 
@@ -396,12 +457,21 @@ impl Turn {
         }
     }
 
+    /// Makes what was received durable.
+    async fn sync(&mut self) -> Result<(), UploadsError> {
+        self.session.sync().await?;
+        if let Some(hashed) = &mut *self.hashed {
+            hashed.revision = self.session.revision();
+        }
+        Ok(())
+    }
+
     /// Hashes what is stored, unless that has been done.
     async fn catch_up(&mut self, algorithm: Algorithm) -> Result<(), UploadsError> {
         if self.hashed.as_ref().is_some_and(|hashed| hashed.algorithm == algorithm) {
             return Ok(());
         }
-        let mut hashed = Some(Hashed::new(algorithm));
+        let mut hashed = Some(Hashed::new(algorithm, self.session.revision()));
         let mut stored = self.session.stream();
         while let Some(piece) = stored.try_next().await? {
             hashed = hash(hashed, piece).await;

@@ -153,7 +153,6 @@ impl ApiError {
             Self::Body(error) | Self::Upload(UploadsError::Body(error)) => of_body(error),
             Self::Upload(UploadsError::Storage(error))
             | Self::Repository(RepositoryError::Storage(error)) => of_storage(error),
-            Self::Upload(UploadsError::Repository(RepositoryError::Storage(error))) => of_storage(error),
             Self::Repository(RepositoryError::Contended)
             | Self::Upload(UploadsError::Repository(RepositoryError::Contended)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN")
