@@ -1,0 +1,416 @@
+//! Two servers on one storage, which coordinate by nothing else: what one does the other knows at once,
+//! and neither undoes what the other did.
+
+mod common;
+
+use std::io::{BufRead as _, Write as _};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use appliance::Digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use blob_store::{Addressing, MemoryStorage, PlainHttp, S3Config, S3Credentials, S3Storage, Storage};
+use common::pusher::{Counts, Pusher};
+use common::{Client, MANIFEST, Registry, Reply, descriptor, figure, manifest, noise};
+use registry::{Expiry, Garbage, Limits, Secret};
+use serde_json::json;
+use testkit::{NoS3Server, S3Server};
+
+/// Two servers.
+struct Replicas {
+    name: &'static str,
+    one: Registry,
+    two: Registry,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Replicas {
+    fn clients(&self) -> [Client; 2] {
+        [self.one.client(), self.two.client()]
+    }
+}
+
+/// Plays `scene` with two servers that share a storage in memory, and with two that share a bucket.
+#[expect(clippy::print_stderr, reason = "a test that is skipped says why")]
+fn on_each_storage(garbage: Garbage, scene: impl Fn(&Replicas)) {
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let play = |name, runtime, storages: [Arc<dyn Storage>; 2]| {
+        let [one, two] = storages.map(|storage| {
+            Registry::configured(storage, Limits::default(), |config| config.garbage = garbage)
+        });
+        scene(&Replicas { name, one, two, runtime });
+    };
+    let memory = MemoryStorage::shared();
+    play("memory", runtime(), [Arc::new(memory.clone()), Arc::new(memory)]);
+    match s3_server() {
+        Err(error) => eprintln!("skipped: {error}"),
+        Ok(server) => {
+            let (runtime, bucket) = (runtime(), empty_bucket(server));
+            let open = || runtime.block_on(S3Storage::open(bucket.clone())).unwrap();
+            let storages: [Arc<dyn Storage>; 2] = [Arc::new(open()), Arc::new(open())];
+            play("bucket", runtime, storages);
+        }
+    }
+}
+
+/// Garbage that nobody collects.
+const NONE_COLLECTED: Garbage = Garbage { grace: Duration::from_secs(24 * 60 * 60), interval: None };
+
+fn s3_server() -> Result<&'static S3Server, &'static NoS3Server> {
+    static SERVER: OnceLock<Result<S3Server, NoS3Server>> = OnceLock::new();
+    SERVER.get_or_init(S3Server::start).as_ref()
+}
+
+fn empty_bucket(server: &S3Server) -> S3Config {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let bucket = format!("bucket-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    server.create_bucket(&bucket);
+    S3Config {
+        bucket,
+        prefix: None,
+        region: S3Server::REGION.to_owned(),
+        endpoint: Some(server.endpoint()),
+        credentials: Some(S3Credentials {
+            access_key: "AKIDEXAMPLE".to_owned(),
+            secret_key: "a-secret-that-nobody-sees".to_owned(),
+            session_token: None,
+        }),
+        addressing: Addressing::Path,
+        plain_http: PlainHttp::Allowed,
+        patience: Duration::from_secs(20),
+    }
+}
+
+/// Pushes an image with one tag.
+fn push_image(client: &mut Client, repository: &str, tag: &str, layer: &[u8]) -> Digest {
+    client.push_blob(repository, b"config");
+    client.push_blob(repository, layer);
+    let image = manifest(b"config", layer);
+    client.put_manifest(repository, tag, MANIFEST, &image).expect(201);
+    Digest::sha256(&image)
+}
+
+/// Sends the next chunk of an upload.
+fn patch(client: &mut Client, upload: &str, offset: usize, content: &[u8]) -> Reply {
+    let range = format!("{offset}-{}", offset + content.len() - 1);
+    client.send("PATCH", upload, &[("content-range", &range)], content)
+}
+
+fn finish(client: &mut Client, upload: &str, digest: &Digest) -> Reply {
+    client.send("PUT", &format!("{upload}?digest={digest}"), &[], b"")
+}
+
+/// Where an upload goes on.
+fn progress(client: &mut Client, upload: &str) -> String {
+    client.get(upload).expect(204).header("range").unwrap().to_owned()
+}
+
+#[test]
+fn what_one_server_stores_the_other_serves_at_once() {
+    on_each_storage(NONE_COLLECTED, |replicas| {
+        let [mut one, mut two] = replicas.clients();
+        let layer = noise(1, 5 << 20);
+        let image = push_image(&mut one, "team/web", "1.0", &layer);
+        let path = format!("/v2/team/web/manifests/{image}");
+        assert_eq!(two.get("/v2/team/web/manifests/1.0").expect(200).body, two.get(&path).expect(200).body);
+        let blob = format!("/v2/team/web/blobs/{}", Digest::sha256(&layer));
+        assert!(two.get(&blob).expect(200).body == layer);
+        let part = two.send("GET", &blob, &[("range", "bytes=4194300-4194309")], b"").expect(206);
+        assert_eq!(part.body, layer[4_194_300..4_194_310]);
+        assert_eq!(two.get("/v2/team/web/tags/list").expect(200).json()["tags"], json!(["1.0"]));
+        assert_eq!(two.get("/v2/_catalog").expect(200).json()["repositories"], json!(["team/web"]));
+        let mount = format!("/v2/other/blobs/uploads/?mount={}&from=team/web", Digest::sha256(&layer));
+        two.send("POST", &mount, &[], b"").expect(201);
+        assert!(one.get(&blob.replace("team/web", "other")).expect(200).body == layer);
+        // What moves at one has moved at the other, also for who has asked before.
+        let newer = push_image(&mut two, "team/web", "1.0", b"newer");
+        let named = one.get("/v2/team/web/manifests/1.0").expect(200);
+        assert_eq!(Digest::sha256(&named.body), newer);
+        let about = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "artifactType": "x/signature",
+            "config": descriptor("application/vnd.oci.empty.v1+json", b"config"),
+            "layers": [],
+            "subject": descriptor(MANIFEST, &named.body),
+        });
+        let about = about.to_string().into_bytes();
+        one.put_manifest("team/web", &Digest::sha256(&about).to_string(), MANIFEST, &about).expect(201);
+        let referrers = two.get(&format!("/v2/team/web/referrers/{newer}")).expect(200).json();
+        assert_eq!(referrers["manifests"][0]["digest"], Digest::sha256(&about).to_string());
+    });
+}
+
+#[test]
+fn an_upload_moves_from_server_to_server() {
+    on_each_storage(NONE_COLLECTED, |replicas| {
+        let [mut one, mut two] = replicas.clients();
+        let content = noise(2, 6 << 20);
+        let (first, second) = (1 << 20, 5 << 20);
+        let upload = one.begin_upload("web");
+        patch(&mut one, &upload, 0, &content[..first]).expect(202);
+        assert_eq!(progress(&mut two, &upload), format!("0-{}", first - 1));
+        patch(&mut two, &upload, first, &content[first..second]).expect(202);
+        assert_eq!(progress(&mut one, &upload), format!("0-{}", second - 1));
+        let stale = patch(&mut one, &upload, first, b"stale").expect_error(416, "BLOB_UPLOAD_INVALID");
+        assert_eq!(stale.header("range"), Some(format!("0-{}", second - 1).as_str()));
+        patch(&mut two, &upload, second, &content[second..second + 1]).expect(202);
+        patch(&mut one, &upload, second + 1, &content[second + 1..]).expect(202);
+        let digest = Digest::sha256(&content);
+        finish(&mut one, &upload, &digest).expect(201);
+        for client in [&mut one, &mut two] {
+            client.get(&upload).expect_error(404, "BLOB_UPLOAD_UNKNOWN");
+            assert!(client.get(&format!("/v2/web/blobs/{digest}")).expect(200).body == content);
+        }
+        let upload = one.begin_upload("web");
+        patch(&mut one, &upload, 0, b"abc").expect(202);
+        two.send("DELETE", &upload, &[], b"").expect(204);
+        one.get(&upload).expect_error(404, "BLOB_UPLOAD_UNKNOWN");
+        patch(&mut one, &upload, 3, b"d").expect_error(404, "BLOB_UPLOAD_UNKNOWN");
+        finish(&mut one, &upload, &Digest::sha256(b"abc")).expect_error(404, "BLOB_UPLOAD_UNKNOWN");
+    });
+}
+
+#[test]
+fn what_arrived_before_a_connection_broke_is_there_at_the_other_server() {
+    on_each_storage(NONE_COLLECTED, |replicas| {
+        let [mut one, mut two] = replicas.clients();
+        for method in ["PATCH", "PUT"] {
+            let digest = Digest::sha256(b"0123456789");
+            let upload = one.begin_upload("web");
+            let path = if method == "PUT" { format!("{upload}?digest={digest}") } else { upload.clone() };
+            let mut connection = one.begin(method, &path, &[("content-length", "10")]).unwrap();
+            connection.get_mut().write_all(b"012345").unwrap();
+            drop(connection);
+            let began = Instant::now();
+            while progress(&mut two, &upload) != "0-5" {
+                assert!(began.elapsed() < Duration::from_secs(30), "{}: {method}", replicas.name);
+                std::thread::yield_now();
+            }
+            patch(&mut two, &upload, 6, b"6789").expect(202);
+            finish(&mut one, &upload, &digest).expect(201);
+        }
+    });
+}
+
+/// Both servers believe that the upload is empty, and each gets ten bytes for it.
+#[test]
+fn of_two_servers_that_append_at_once_one_gives_way_and_forgets_what_it_hashed() {
+    on_each_storage(NONE_COLLECTED, |replicas| {
+        let [mut one, mut two] = replicas.clients();
+        let (lost, kept) = (b"lost bytes", b"kept bytes");
+        for (digest, status) in [(Digest::sha256(lost), 400), (Digest::sha256(kept), 201)] {
+            let upload = one.begin_upload("web");
+            let head = [("content-length", "10"), ("expect", "100-continue")];
+            let mut connection = one.begin("PATCH", &upload, &head).unwrap();
+            // Once the server asks for the body, it has seen that nothing was there.
+            let mut line = String::new();
+            connection.read_line(&mut line).unwrap();
+            assert_eq!(line, "HTTP/1.1 100 Continue\r\n");
+            connection.read_line(&mut line).unwrap();
+            patch(&mut two, &upload, 0, kept).expect(202);
+            connection.get_mut().write_all(lost).unwrap();
+            common::read_reply(&mut connection, "PATCH").unwrap().expect_error(409, "BLOB_UPLOAD_INVALID");
+            for client in [&mut one, &mut two] {
+                assert_eq!(progress(client, &upload), "0-9");
+            }
+            finish(&mut one, &upload, &digest).expect(status);
+        }
+        two.get(&format!("/v2/web/blobs/{}", Digest::sha256(lost))).expect_error(404, "BLOB_UNKNOWN");
+        let stored = two.get(&format!("/v2/web/blobs/{}", Digest::sha256(kept))).expect(200);
+        assert_eq!(stored.body, kept);
+    });
+}
+
+#[test]
+fn both_finish_one_upload_and_the_blob_is_there() {
+    on_each_storage(NONE_COLLECTED, |replicas| {
+        let content = noise(3, 2 << 20);
+        let digest = Digest::sha256(&content);
+        let upload = replicas.one.client().begin_upload("web");
+        patch(&mut replicas.one.client(), &upload, 0, &content).expect(202);
+        let replies: Vec<Reply> = std::thread::scope(|scope| {
+            let finishing = replicas.clients().map(|mut client| {
+                let (upload, digest) = (&upload, &digest);
+                scope.spawn(move || finish(&mut client, upload, digest))
+            });
+            finishing.map(|thread| thread.join().unwrap()).into_iter().collect()
+        });
+        assert!(replies.iter().any(|reply| reply.status == 201), "{}: {replies:?}", replicas.name);
+        assert!(replies.iter().all(|reply| [201, 404, 409].contains(&reply.status)), "{replies:?}");
+        for mut client in replicas.clients() {
+            assert!(client.get(&format!("/v2/web/blobs/{digest}")).expect(200).body == content);
+        }
+    });
+}
+
+#[test]
+fn a_tag_that_both_set_at_once_has_one_history_with_every_change_in_it() {
+    const EACH: usize = 15;
+    on_each_storage(NONE_COLLECTED, |replicas| {
+        replicas.one.client().push_blob("web", b"config");
+        let set: Vec<Vec<String>> = std::thread::scope(|scope| {
+            let setting = [("one", replicas.one.client()), ("two", replicas.two.client())];
+            let setting = setting.map(|(server, mut client)| {
+                scope.spawn(move || {
+                    let set = |number: usize| {
+                        let image = json!({
+                            "schemaVersion": 2,
+                            "mediaType": MANIFEST,
+                            "config": descriptor("x/config", b"config"),
+                            "layers": [],
+                            "annotations": { "from": format!("{server} {number}") },
+                        });
+                        let image = image.to_string().into_bytes();
+                        client.put_manifest("web", "latest", MANIFEST, &image).expect(201);
+                        Digest::sha256(&image).to_string()
+                    };
+                    (0..EACH).map(set).collect()
+                })
+            });
+            setting.map(|thread| thread.join().unwrap()).into_iter().collect()
+        });
+        let history = |mut client: Client| {
+            let listed = client.get("/v2/web/_hull/tags/latest/history").expect(200).json();
+            let mut named: Vec<String> = Vec::new();
+            for entry in listed["history"].as_array().unwrap() {
+                named.push(entry["digest"].as_str().unwrap().to_owned());
+            }
+            named.reverse();
+            named
+        };
+        let [at_one, at_two] = replicas.clients().map(history);
+        assert_eq!(at_one, at_two);
+        assert_eq!(at_one.len(), 2 * EACH);
+        for by_one_server in &set {
+            let in_order: Vec<&String> =
+                at_one.iter().filter(|named| by_one_server.contains(named)).collect();
+            assert_eq!(in_order, by_one_server.iter().collect::<Vec<_>>());
+        }
+        for mut client in replicas.clients() {
+            let named = client.get("/v2/web/manifests/latest").expect(200);
+            assert_eq!(&Digest::sha256(&named.body).to_string(), at_one.last().unwrap());
+        }
+    });
+}
+
+#[test]
+fn what_is_deleted_at_one_server_is_gone_at_the_other() {
+    on_each_storage(NONE_COLLECTED, |replicas| {
+        let [mut one, mut two] = replicas.clients();
+        let image = push_image(&mut one, "web", "1.0", b"layer");
+        let by_digest = format!("/v2/web/manifests/{image}");
+        let layer = format!("/v2/web/blobs/{}", Digest::sha256(b"layer"));
+        for path in ["/v2/web/manifests/1.0", &by_digest, &layer] {
+            two.get(path).expect(200);
+        }
+        one.send("DELETE", "/v2/web/manifests/1.0", &[], b"").expect(202);
+        two.get("/v2/web/manifests/1.0").expect_error(404, "MANIFEST_UNKNOWN");
+        assert_eq!(two.get("/v2/web/tags/list").expect(200).json()["tags"], json!([]));
+        two.get(&by_digest).expect(200);
+        two.send("DELETE", &by_digest, &[], b"").expect(202);
+        one.get(&by_digest).expect_error(404, "MANIFEST_UNKNOWN");
+        one.send("DELETE", &layer, &[], b"").expect(202);
+        two.get(&layer).expect_error(404, "BLOB_UNKNOWN");
+        two.send("HEAD", &layer, &[], b"").expect(404);
+        two.send("DELETE", &layer, &[], b"").expect_error(404, "BLOB_UNKNOWN");
+        let put = two.put_manifest("web", "1.0", MANIFEST, &manifest(b"config", b"layer"));
+        put.expect_error(404, "MANIFEST_BLOB_UNKNOWN");
+    });
+}
+
+#[test]
+fn an_account_of_one_server_is_one_of_the_other() {
+    on_each_storage(NONE_COLLECTED, |replicas| {
+        let Replicas { one, two, runtime, .. } = replicas;
+        let grants = || vec!["team:pull".parse().unwrap()];
+        let basic = |password: &str| format!("Basic {}", STANDARD.encode(format!("alice:{password}")));
+        let ask = |server: &Registry, shown: &str| {
+            let headers = [("authorization", shown)];
+            server.client().send("GET", "/v2/", if shown.is_empty() { &[] } else { &headers }, b"").status
+        };
+        assert_eq!((ask(one, ""), ask(two, "")), (200, 200));
+        let alice = "alice".parse().unwrap();
+        runtime.block_on(one.access.add_user(&alice, &Secret::new("first password"), grants())).unwrap();
+        assert_eq!((ask(one, ""), ask(two, "")), (401, 401));
+        assert_eq!(ask(two, &basic("first password")), 200);
+        let token = two.client().send("GET", "/token", &[("authorization", &basic("first password"))], b"");
+        let token = format!("Bearer {}", token.expect(200).json()["token"].as_str().unwrap());
+        assert_eq!((ask(one, &token), ask(two, &token)), (200, 200));
+        runtime.block_on(two.access.set_password(&alice, &Secret::new("second password"))).unwrap();
+        assert_eq!((ask(one, &basic("first password")), ask(one, &token)), (401, 401));
+        assert_eq!(ask(one, &basic("second password")), 200);
+        let robot = "ci".parse().unwrap();
+        let secret = runtime.block_on(two.access.add_robot(&robot, grants(), Expiry::Never)).unwrap();
+        let secret = format!("Bearer {}", secret.reveal());
+        assert_eq!(ask(one, &secret), 200);
+        runtime.block_on(one.access.revoke_robot(&robot)).unwrap();
+        assert_eq!(ask(two, &secret), 401);
+        runtime.block_on(one.access.remove_user(&alice)).unwrap();
+        assert_eq!((ask(two, &basic("second password")), ask(two, "")), (401, 401));
+    });
+}
+
+#[test]
+fn garbage_that_both_collect_at_once_is_nobodys() {
+    const GRACE: Duration = Duration::from_secs(4);
+    const CLIENTS: u64 = 2;
+    let garbage = Garbage { grace: GRACE, interval: Some(Duration::from_millis(100)) };
+    on_each_storage(garbage, |replicas| {
+        let (counts, is_over) = (Counts::default(), AtomicBool::new(false));
+        // What each server has collected: cycles, and bytes.
+        let mut collected = [(0, 0); 2];
+        std::thread::scope(|scope| {
+            let pushers: Vec<_> = (0..CLIENTS)
+                .map(|number| {
+                    let (counts, is_over, clients) = (&counts, &is_over, replicas.clients().into());
+                    scope.spawn(move || {
+                        let mut pusher = Pusher::new(number, clients, GRACE, counts);
+                        while !is_over.load(Ordering::SeqCst) {
+                            pusher.step();
+                        }
+                        for _ in 0..5 {
+                            pusher.pull();
+                        }
+                    })
+                })
+                .collect();
+            // Until both have gone round, and some garbage had the time to become so.
+            while pushers.iter().all(|pusher| !pusher.is_finished())
+                && (collected.iter().any(|(cycles, _)| *cycles < 3)
+                    || collected.iter().all(|(_, freed)| *freed == 0))
+            {
+                for (server, (cycles, freed)) in
+                    [&replicas.one, &replicas.two].into_iter().zip(&mut collected)
+                {
+                    while let Ok(event) = server.events.recv_timeout(Duration::from_millis(20)) {
+                        *cycles += 1;
+                        *freed += freed_bytes(&event);
+                    }
+                }
+            }
+            is_over.store(true, Ordering::SeqCst);
+        });
+        let [one, two] = collected;
+        let (operations, too_slow) = (counts.operations.into_inner(), counts.too_slow.into_inner());
+        figure(&format!(
+            "two servers on one storage ({}): operations = {operations}, cycles = {} and {}, bytes freed = {}, \
+             failures = 0, pushes slower than the promise = {too_slow}",
+            replicas.name,
+            one.0,
+            two.0,
+            one.1 + two.1,
+        ));
+        assert!(one.1 + two.1 > 0, "there was no garbage");
+    });
+}
+
+/// What a server says to have freed in a cycle. It has nothing else to say.
+fn freed_bytes(event: &str) -> u64 {
+    let freed = event.strip_prefix("GarbageCollected").and_then(|text| text.split_once("freed_bytes: "));
+    let (_, freed) = freed.unwrap_or_else(|| panic!("{event}"));
+    freed.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).unwrap()
+}
