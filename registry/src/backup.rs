@@ -249,3 +249,131 @@ impl From<StorageError> for BackupError {
         RepositoryError::from(error).into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use appliance::media_type;
+    use blob_store::{MemoryStorage, SessionId, Storage as _};
+    use bytes::Bytes;
+    use futures_util::{FutureExt as _, TryStreamExt as _};
+    use serde_json::json;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::name::Tag;
+    use crate::repository::{Author, Authority, PutManifest};
+
+    const SOMEBODY: Author<'_> = Author { name: "somebody", authority: Authority::Ordinary };
+
+    fn shared(storage: &MemoryStorage) -> Arc<dyn Storage> {
+        Arc::new(storage.clone())
+    }
+
+    fn web() -> RepositoryName {
+        RepositoryName::parse("web").unwrap()
+    }
+
+    /// A registry with the tags `web:0` and so on, each with a blob of its own.
+    async fn registry(tags: u8) -> MemoryStorage {
+        let storage = MemoryStorage::new();
+        storage.put_if_absent(&layout::layout(), Bytes::from_static(layout::LAYOUT)).await.unwrap();
+        for number in 0..tags {
+            let mut session = storage.begin(SessionId::new([number; 32])).await.unwrap();
+            session.append(0, vec![vec![number; 10].into()]).await.unwrap();
+            let blob = Digest::sha256(&[number; 10]);
+            let repositories = repositories(&shared(&storage));
+            repositories.store_blob(&web(), &blob, session, None).await.unwrap();
+            let descriptor = json!({ "mediaType": "a/b", "digest": blob, "size": 10 });
+            let document = json!({ "schemaVersion": 2, "mediaType": media_type::MANIFEST,
+                "config": descriptor, "layers": [descriptor] });
+            let bytes = Bytes::from(document.to_string());
+            let manifest = &Manifest::check(&bytes, None).unwrap();
+            let (digest, tags) = (Digest::sha256(&bytes), &[Tag::parse(&number.to_string()).unwrap()]);
+            let put = PutManifest { repository: &web(), manifest, digest, bytes, tags, by: SOMEBODY };
+            repositories.put_manifest(&put).await.unwrap();
+        }
+        storage
+    }
+
+    async fn tags(storage: &MemoryStorage) -> usize {
+        repositories(&shared(storage)).all_tags(&web()).await.unwrap().len()
+    }
+
+    /// Takes a backup of two tags, while `meanwhile` is done to the source after the tags were copied.
+    async fn backup_while(
+        meanwhile: impl Fn(&MemoryStorage),
+    ) -> (Result<CopyReport, BackupError>, MemoryStorage) {
+        let (from, to) = (registry(2).await, MemoryStorage::new());
+        let is_done = Cell::new(false);
+        let done = backup(shared(&from), shared(&to), |key, _| {
+            if key.as_str().contains("/manifests/") && !is_done.replace(true) {
+                meanwhile(&from);
+            }
+        })
+        .await;
+        (done, to)
+    }
+
+    /// Deletes all content at once, as a collector does when nothing relies on it.
+    fn delete_contents(storage: &MemoryStorage) {
+        let keys: Vec<Key> =
+            storage.keys_below(&layout::all_contents()).try_collect().now_or_never().unwrap().unwrap();
+        for key in keys {
+            storage.delete(&key).now_or_never().unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_backup_that_missed_what_was_deleted_says_so() {
+        let (done, _) = backup_while(delete_contents).await;
+        let error = done.unwrap_err().to_string();
+        assert_eq!(error, "2 tags do not lead to all that is needed, among them web:0, web:1");
+    }
+
+    #[tokio::test]
+    async fn a_backup_catches_up_with_tags_that_were_deleted_meanwhile() {
+        let (done, to) = backup_while(|from| {
+            let repositories = repositories(&shared(from));
+            let name = web();
+            for live in repositories.all_tags(&name).now_or_never().unwrap().unwrap() {
+                let deleted = repositories.delete_manifest(&name, live.digest, SOMEBODY);
+                assert!(deleted.now_or_never().unwrap().unwrap());
+            }
+            delete_contents(from);
+        })
+        .await;
+        done.unwrap();
+        assert_eq!(tags(&to).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_restore_that_is_interrupted_shows_no_tag_that_leads_nowhere_and_goes_on() {
+        let from = registry(5).await;
+        for last in 0.. {
+            let (to, stop, heard) = (MemoryStorage::new(), Notify::new(), Cell::new(0));
+            let restored = restore(shared(&from), shared(&to), Completeness::Whole, |_, _| {
+                heard.set(heard.get() + 1);
+                if heard.get() > last {
+                    stop.notify_one();
+                }
+            });
+            let is_over = tokio::select! {
+                biased;
+                () = stop.notified() => false,
+                restored = restored => restored.map(|_| true).unwrap(),
+            };
+            check_whole(&shared(&to)).await.unwrap();
+            match restore(shared(&from), shared(&to), Completeness::Whole, |_, _| {}).await {
+                Ok(_) => {}
+                Err(BackupError::Occupied) => assert!(heard.get() > 20, "{}", heard.get()),
+                Err(error) => panic!("{error}"),
+            }
+            assert_eq!(tags(&to).await, 5);
+            if is_over {
+                return;
+            }
+        }
+    }
+}
