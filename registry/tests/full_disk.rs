@@ -98,6 +98,7 @@ const STARTED: u64 = 2_000_000_000;
 const EARLIER: u64 = STARTED - 1000;
 
 impl SmallDisk {
+    #[expect(clippy::print_stderr, reason = "a test that is skipped should say why")]
     fn mount(options: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let arguments = ["-t", "tmpfs", "-o", options, "tmpfs"];
