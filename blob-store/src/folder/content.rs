@@ -4,6 +4,20 @@
 //! much as receiving it did; and what waits in the cache to be written holds up every `sync` on the
 //! file system, of other uploads as well. What is short, or does not lie on page boundaries, goes
 //! through the cache, and so does everything where the file system cannot do without.
+//!
+//! The price is that the first pull after a push reads from the disk. Measured in one run on a busy
+//! virtual machine, 1 GiB each, medians of three:
+//!
+//! ```text
+//!                                        push              first pull        later pulls
+//! past the cache                         1.8 s, 1.4 s CPU  1.4 s, 0.5 s CPU  1.1 s, 0.4 s CPU
+//! past the cache, fetched back at once   1.8 s, 1.3 s CPU  1.5 s, 0.6 s CPU  1.6 s, 0.4 s CPU
+//! through the cache, early write-back    7.4 s, 3.6 s CPU  1.5 s, 0.4 s CPU  1.4 s, 0.4 s CPU
+//! ```
+//!
+//! The cache makes a push four times as slow to save a fraction of a second once. Fetching back what
+//! was just pushed takes the disk away from other pushes, also for content that nobody pulls, and a
+//! pull right after the push is no faster for it. So a pull fetches what it needs, ahead of itself.
 
 use std::fs::File;
 use std::io;

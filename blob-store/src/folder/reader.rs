@@ -1,8 +1,10 @@
 //! Reading a file as a stream of pieces.
 //!
 //! What the kernel has in memory is copied at once, on the thread that asks; only what must come
-//! from the disk is fetched on a thread that may block. Buffers are used again, since the kernel
-//! would otherwise clear a fresh page for each 4 KiB that are sent.
+//! from the disk is waited for on a thread that may block. From the first such piece on, the kernel
+//! is asked ahead of the reader, so that the disk works while the client is sent what it gave before.
+//! Buffers are used again, since the kernel would otherwise clear a fresh page for each 4 KiB that
+//! are sent.
 
 use std::fs::File;
 use std::io;
@@ -21,8 +23,8 @@ use crate::storage::{ContentStream, StorageError};
 
 /// Bytes in one piece: small enough to be still in the processor's cache when it is sent.
 const PIECE: usize = 256 << 10;
-/// Bytes that the kernel is asked to fetch ahead when it has to go to the disk.
-const READ_AHEAD: u64 = 4 << 20;
+/// From the disk, the kernel is asked for so many bytes at once, while as many are still to be sent.
+const WINDOW: u64 = 8 << 20;
 /// Buffers kept for the next reader: 4 MiB.
 const MAX_IDLE_BUFFERS: usize = 16;
 
@@ -69,43 +71,106 @@ pub(super) fn stream(
     range: Range<u64>,
     buffers: Arc<BufferPool>,
 ) -> ContentStream {
-    stream::try_unfold((file, range), move |(file, range)| {
+    let reading = Reading { file, fetched: range.start, range };
+    stream::try_unfold(reading, move |mut reading| {
         let buffer = buffers.take();
         let name = name.clone();
         async move {
-            if range.is_empty() {
+            if reading.range.is_empty() {
                 return Ok(None);
             }
-            let piece = read_piece(&file, range.clone(), buffer)
-                .await
-                .map_err(|source| StorageError::Io { action: "read", name, source })?;
-            let rest = range.start + piece.len() as u64..range.end;
-            Ok(Some((piece, (file, rest))))
+            let piece = reading.next_piece(buffer).await;
+            let piece = piece.map_err(|source| StorageError::Io { action: "read", name, source })?;
+            Ok(Some((piece, reading)))
         }
     })
     .boxed()
 }
 
-async fn read_piece(file: &Arc<File>, range: Range<u64>, mut buffer: Buffer) -> io::Result<Bytes> {
-    let want = usize::try_from(range.end - range.start).unwrap_or(PIECE).min(PIECE);
-    buffer.len = read_cached(file, range.start, &mut buffer.bytes[..want]);
-    if buffer.len == want {
-        return Ok(Bytes::from_owner(buffer));
+/// A file on its way out.
+struct Reading {
+    file: Arc<File>,
+    /// What is still to be read.
+    range: Range<u64>,
+    /// Up to where the kernel was asked to fetch; where the stream begins, as long as all was in memory.
+    fetched: u64,
+}
+
+impl Reading {
+    async fn next_piece(&mut self, mut buffer: Buffer) -> io::Result<Bytes> {
+        let start = self.range.start;
+        let want = usize::try_from(self.range.end - start).unwrap_or(PIECE).min(PIECE);
+        buffer.len = read_cached(&self.file, start, &mut buffer.bytes[..want]);
+        self.range.start += want as u64;
+        if buffer.len == want {
+            if self.fetched > start {
+                self.fetch_ahead();
+            }
+            return Ok(Bytes::from_owner(buffer));
+        }
+        self.fetched = self.fetched.max(self.range.start);
+        self.fetch_ahead();
+        let file = Arc::clone(&self.file);
+        let read = move || {
+            let missing = start + buffer.len as u64;
+            let read = file.read_exact_at(&mut buffer.bytes[buffer.len..want], missing);
+            buffer.len = want;
+            Ok(read.map(|()| Bytes::from_owner(buffer)))
+        };
+        blocking(read).await.map_err(io::Error::other)?
     }
-    let file = Arc::clone(file);
-    let read = move || {
-        let missing = range.start + buffer.len as u64;
-        // Only advice: reading works without it.
-        let _ = rustix::fs::fadvise(&file, missing, NonZeroU64::new(READ_AHEAD), Advice::WillNeed);
-        let read = file.read_exact_at(&mut buffer.bytes[buffer.len..want], missing);
-        buffer.len = want;
-        Ok(read.map(|()| Bytes::from_owner(buffer)))
-    };
-    blocking(read).await.map_err(io::Error::other)?
+
+    /// Asks the kernel for the next part of the file once the reader comes close to it, and does not
+    /// wait: what was asked for before is sent meanwhile.
+    fn fetch_ahead(&mut self) {
+        let end = (self.range.start + 2 * WINDOW).min(self.range.end);
+        if self.fetched >= end || self.fetched > self.range.start + WINDOW {
+            return;
+        }
+        let (file, from) = (Arc::clone(&self.file), self.fetched);
+        self.fetched = end;
+        let ask = move || {
+            // Only advice: reading works without it.
+            let _ = rustix::fs::fadvise(&file, from, NonZeroU64::new(end - from), Advice::WillNeed);
+        };
+        drop(tokio::task::spawn_blocking(ask));
+    }
 }
 
 /// Fills as much of `buffer` as the kernel has in memory; 0 where it has nothing or cannot say.
 fn read_cached(file: &File, offset: u64, buffer: &mut [u8]) -> usize {
     let mut slices = [io::IoSliceMut::new(buffer)];
     rustix::io::preadv2(file, &mut slices, offset, ReadWriteFlags::NOWAIT).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use futures_util::TryStreamExt as _;
+
+    use super::*;
+
+    /// Reads `range` of a file of which the kernel keeps only what lies before `cached`.
+    async fn check(range: Range<u64>, cached: u64) {
+        let content: Vec<u8> = (0..3 * WINDOW + 12_345).map(|place| (place / 1021) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&content).unwrap();
+        file.sync_data().unwrap();
+        rustix::fs::fadvise(&file, cached, None, Advice::DontNeed).unwrap();
+        let end = range.end.min(content.len() as u64);
+        let stream = stream(Arc::new(file), "file".to_owned(), range.start..end, Arc::default());
+        let found: Vec<Bytes> = stream.try_collect().await.unwrap();
+        assert!(found.concat() == content[range.start as usize..end as usize], "{range:?}, {cached}");
+    }
+
+    #[tokio::test]
+    async fn a_file_reads_the_same_from_the_disk_and_from_memory() {
+        check(0..u64::MAX, 4 * WINDOW).await;
+        check(0..u64::MAX, 0).await;
+        check(0..u64::MAX, 2 * WINDOW).await;
+        check(WINDOW + 5..2 * WINDOW + 6, 0).await;
+        check(PIECE as u64 - 1..PIECE as u64 + 1, 0).await;
+        check(7..7, 0).await;
+    }
 }
