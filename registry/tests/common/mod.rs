@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod pusher;
+pub(crate) mod world;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
