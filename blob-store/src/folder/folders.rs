@@ -11,6 +11,9 @@
 //!   So the removal itself need not be made durable. A power cut may bring the folder back, but empty,
 //!   and an empty folder means nothing. And who is to delete a key whose folder is not there has nothing
 //!   to make durable.
+//!
+//! Who is killed between deleting a key and leaving its folder leaves that empty. Nobody looks for such
+//! folders: there are few of them, and the next key that comes and goes there takes them along.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
