@@ -42,6 +42,7 @@ pub struct Damaged {
     /// What is wrong with it.
     pub problem: String,
     /// True where there was no space to copy it to the quarantine. It is still where it was.
+    #[serde(default)]
     pub lacks_space: bool,
 }
 

@@ -35,8 +35,16 @@ pub(super) fn run(context: &Context, args: &ScrubArgs) -> Result<(), CommandErro
     }
     let (objects, bytes) = (text::count(scrubbed.objects, "object"), text::size(scrubbed.bytes));
     text::say(format_args!("Read {bytes} in {objects}."));
+    let stuck = scrubbed.damaged.iter().filter(|damaged| damaged.lacks_space).count() as u64;
     match (scrubbed.damaged.len() as u64, mode) {
         (0, _) => Ok(()),
+        (number, _) if stuck > 0 => {
+            let number = text::count(number, "object");
+            let message =
+                format!("{number} damaged; there is no space in the quarantine for {stuck} of them");
+            Err(CommandError::new(Exit::Failed, message)
+                .hint("make space, for example with `hull registry gc`, and scrub again"))
+        }
         (number, Mode::Collect) => {
             let message = format!("{} damaged, now in the quarantine", text::count(number, "object"));
             Err(CommandError::new(Exit::Failed, message)
