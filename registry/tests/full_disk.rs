@@ -6,14 +6,13 @@ mod common;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use appliance::Digest;
 use blob_store::FolderStorage;
-use common::{Client, MANIFEST, Registry, manifest, noise};
-use registry::{Clock, Collected, Damaged, Garbage, Limits, Mode, Time};
+use common::{Client, MANIFEST, Registry, SetClock, manifest, noise};
+use registry::{Collected, Damaged, Garbage, Limits, Mode};
 
 /// Held by each test, for the reason that the header says.
 static TURN: Mutex<()> = Mutex::new(());
@@ -75,17 +74,8 @@ fn a_full_disk_is_said_and_everything_else_goes_on() {
     assert!(Command::new("umount").arg(folder.path()).status().unwrap().success());
 }
 
-/// A clock that a test sets. Garbage is what was put while it stood earlier than when the server started.
-#[derive(Debug, Default)]
-struct SetClock(AtomicU64);
-
-impl Clock for SetClock {
-    fn now(&self) -> Time {
-        Time::from_secs(self.0.load(Ordering::SeqCst))
-    }
-}
-
-/// A server on a small disk, whose garbage is old whenever somebody looks for it.
+/// A server on a small disk, whose garbage is old whenever somebody looks for it: it was put while the
+/// clock stood earlier than when the server started.
 struct SmallDisk {
     registry: Registry,
     storage: Arc<FolderStorage>,
@@ -108,12 +98,12 @@ impl SmallDisk {
             return None;
         }
         let storage = Arc::new(FolderStorage::open(folder.path()).unwrap());
-        let clock = Arc::new(SetClock(AtomicU64::new(STARTED)));
+        let clock = Arc::new(SetClock::at(STARTED));
         let registry = Registry::configured(Arc::clone(&storage) as _, Limits::default(), |config| {
             config.clock = Arc::clone(&clock) as _;
             config.garbage = Garbage { grace: Duration::from_secs(100), interval: None };
         });
-        clock.0.store(EARLIER, Ordering::SeqCst);
+        clock.set(EARLIER);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         Some(Self { registry, storage, clock, runtime, folder })
     }
@@ -135,9 +125,9 @@ impl SmallDisk {
     }
 
     fn collect(&self) -> Collected {
-        self.clock.0.store(STARTED, Ordering::SeqCst);
-        let collected = self.runtime.block_on(self.registry.caretaker.collect(Mode::Collect)).unwrap();
-        self.clock.0.store(EARLIER, Ordering::SeqCst);
+        self.clock.set(STARTED);
+        let collected = self.registry.collect();
+        self.clock.set(EARLIER);
         collected
     }
 

@@ -4,41 +4,64 @@
 //! Then a new server must hold what was acknowledged, and the client must get through by doing the
 //! same again from the start, as clients do. Where exactly the storage is killed, and what a power cut
 //! would leave, is drilled in `blob-store/tests/drills`.
+//!
+//! The same while garbage is collected, and also before each change. Then all that a manifest needs must be
+//! there, and the next collection must leave what one that nobody disturbed leaves.
 
 mod common;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use appliance::Digest;
 use blob_store::{Faults, FolderStorage, Step};
-use common::{Client, MANIFEST, Reply, config, descriptor, manifest, noise};
-use registry::{Limits, Server};
+use common::{Client, MANIFEST, Registry, Reply, SetClock, config, descriptor, manifest, noise};
+use registry::{Collected, Garbage, Limits, Mode, Pattern, Rule, Rules, Server, ServerConfig};
 use serde_json::json;
+use tempfile::TempDir;
 
 const FOLDER: &str = "HULL_TEST_KILL_FOLDER";
-/// The number of the change after which the server is killed.
+/// The number of the change at which the server is killed.
 const KILL: &str = "HULL_TEST_KILL_AT";
+/// Set where it is killed before the change.
+const BEFORE: &str = "HULL_TEST_KILL_BEFORE";
 
-/// Kills the process after a number of changes.
+/// Held by each test: a process that is being started holds, for a moment, the lock of every storage
+/// that is open in this one.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Kills the process at a change.
 #[derive(Debug)]
 struct KillAt {
     at: usize,
-    done: AtomicUsize,
+    moment: Moment,
+    count: AtomicUsize,
 }
 
-impl Faults for KillAt {
-    fn before(&self, _: Step<'_>) -> io::Result<()> {
-        Ok(())
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    Before,
+    After,
+}
+
+impl KillAt {
+    /// As the environment says.
+    fn from_environment() -> Arc<Self> {
+        let at = std::env::var(KILL).unwrap().parse().unwrap();
+        let moment = if std::env::var_os(BEFORE).is_some() { Moment::Before } else { Moment::After };
+        Arc::new(Self { at, moment, count: AtomicUsize::new(0) })
     }
 
-    fn after(&self, _: Step<'_>) {
-        if self.done.fetch_add(1, Ordering::SeqCst) + 1 == self.at {
+    fn pass(&self, moment: Moment) {
+        if self.moment == moment && self.count.fetch_add(1, Ordering::SeqCst) + 1 == self.at {
             let me = rustix::process::getpid();
             rustix::process::kill_process(me, rustix::process::Signal::KILL).unwrap();
             unreachable!("nobody survives SIGKILL");
@@ -46,17 +69,29 @@ impl Faults for KillAt {
     }
 }
 
+impl Faults for KillAt {
+    fn before(&self, _: Step<'_>) -> io::Result<()> {
+        self.pass(Moment::Before);
+        Ok(())
+    }
+
+    fn after(&self, _: Step<'_>) {
+        self.pass(Moment::After);
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
 /// Not a test of its own: the server's process. Serves until it is killed.
 #[test]
 fn serve_the_folder_that_the_environment_names() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
-    let at = std::env::var(KILL).unwrap().parse().unwrap();
-    let faults = Arc::new(KillAt { at, done: AtomicUsize::new(0) });
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let storage = Arc::new(FolderStorage::open_with_faults(folder, faults).unwrap());
+    runtime().block_on(async {
+        let storage = FolderStorage::open_with_faults(folder, KillAt::from_environment()).unwrap();
         let config = config("127.0.0.1:0", Limits::default(), Arc::new(()));
-        let server = Server::bind(config, storage).await.unwrap();
+        let server = Server::bind(config, Arc::new(storage)).await.unwrap();
         println!("\nlistening on {}", server.local_addr());
         server.run(std::future::pending()).await;
     });
@@ -119,6 +154,24 @@ impl Known {
             assert!(states.contains(&found), "{path} is {:?} long", found.map(|found| found.len()));
         }
     }
+}
+
+/// A manifest whose subject is another.
+fn signature(config: &[u8], subject: &[u8]) -> Vec<u8> {
+    let document = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": "application/vnd.example.signature",
+        "config": descriptor("application/vnd.oci.empty.v1+json", config),
+        "layers": [],
+        "subject": descriptor(MANIFEST, subject),
+    });
+    document.to_string().into_bytes()
+}
+
+/// A folder in memory where there is one.
+fn scratch() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 /// A client that tells what it does.
@@ -210,15 +263,7 @@ impl Pusher<'_> {
         self.put_manifest("v1", &first)?;
         self.put_manifest("v2", &second)?;
         self.put_manifest("v1", &second)?; // moves
-        let signature = json!({
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "artifactType": "application/vnd.example.signature",
-            "config": descriptor("application/vnd.oci.empty.v1+json", empty),
-            "layers": [],
-            "subject": descriptor(MANIFEST, &second),
-        });
-        let signature = self.put_manifest("signature", signature.to_string().as_bytes())?;
+        let signature = self.put_manifest("signature", &signature(empty, &second))?;
         let referrers = format!("/v2/web/referrers/{}", Digest::sha256(&second));
         let listed = self.send("GET", &referrers, &[], b"", &[200])?;
         assert_eq!(listed.json()["manifests"].as_array().unwrap().len(), 1);
@@ -230,10 +275,10 @@ impl Pusher<'_> {
 
 #[test]
 fn a_server_that_is_killed_at_any_step_keeps_what_it_acknowledged() {
-    let memory = Path::new("/dev/shm");
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut kills = 0;
     for at in 1.. {
-        let folder = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()).unwrap();
+        let folder = scratch();
         let mut known = Known::default();
         let (process, addr) = Process::start(folder.path(), at);
         let done = addr.is_some_and(|addr| {
@@ -251,4 +296,168 @@ fn a_server_that_is_killed_at_any_step_keeps_what_it_acknowledged() {
         known.check(&mut Client::new(addr.unwrap()));
     }
     println!("figure: kill points of the server = {kills}, lost = 0");
+}
+
+/// When the registry is filled, in seconds since 1970.
+const FILLED: u64 = 2_000_000_000;
+/// When garbage is collected: all that was not renewed is old.
+const LATER: u64 = FILLED + 1000;
+/// What manifests need, and a blob that goes with its manifest.
+const NEEDED: [&[u8]; 2] = [b"{}", b"a layer"];
+const OLD: &[u8] = b"a layer of an old image";
+
+/// Tags whose names begin with `old` go, and then their manifests.
+fn configure(config: &mut ServerConfig, clock: Arc<SetClock>) {
+    let soon = Some(Duration::from_secs(10));
+    let rule = Rule {
+        tags: vec![Pattern::new("old*")],
+        tags_older_than: soon,
+        untagged_after: soon,
+        ..Rule::new(Pattern::new("*"))
+    };
+    config.rules = Rules(vec![rule]);
+    config.garbage = Garbage { grace: Duration::from_secs(100), interval: None };
+    config.clock = clock;
+}
+
+fn open(folder: &Path, clock: Arc<SetClock>) -> Registry {
+    let storage = Arc::new(FolderStorage::open(folder).unwrap());
+    Registry::configured(storage, Limits::default(), |config| configure(config, clock))
+}
+
+/// A registry with garbage of each kind.
+fn fill(folder: &Path) {
+    let clock = Arc::new(SetClock::at(FILLED));
+    let registry = open(folder, Arc::clone(&clock));
+    let mut client = registry.client();
+    for content in NEEDED.iter().chain([&OLD]) {
+        client.push_blob("web", content);
+    }
+    client.push_blob("web", b"nobody refers to this");
+    let deleted = client.push_blob("web", b"this was deleted");
+    client.send("DELETE", &format!("/v2/web/blobs/{deleted}"), &[], b"").expect(202);
+    let mount = format!("/v2/other/blobs/uploads/?mount={}&from=web", Digest::sha256(NEEDED[1]));
+    client.send("POST", &mount, &[], b"").expect(201);
+    let old = manifest(NEEDED[0], OLD);
+    client.put_manifest("web", "old", MANIFEST, &old).expect(201);
+    client.put_manifest("web", "old-signature", MANIFEST, &signature(NEEDED[0], &old)).expect(201);
+    // What is pushed again later has two stamps and two copies.
+    for time in [FILLED, FILLED + 90] {
+        clock.set(time);
+        client.put_manifest("web", "kept", MANIFEST, &manifest(NEEDED[0], NEEDED[1])).expect(201);
+    }
+}
+
+/// All that is needed can be read, and is what was pushed.
+fn check_needed(client: &mut Client) {
+    let kept = manifest(NEEDED[0], NEEDED[1]);
+    let by_digest = format!("/v2/web/manifests/{}", Digest::sha256(&kept));
+    for path in ["/v2/web/manifests/kept", &by_digest] {
+        assert_eq!(client.get(path).expect(200).body, kept);
+    }
+    for content in NEEDED {
+        let path = format!("/v2/web/blobs/{}", Digest::sha256(content));
+        assert_eq!(client.get(&path).expect(200).body, content);
+    }
+}
+
+/// What lies in the folder at last: all files but the reserve, and what the last collection did.
+type End = (BTreeMap<String, Vec<u8>>, Collected);
+
+/// Collects until nothing is left to do.
+fn finish(folder: &Path) -> End {
+    let registry = open(folder, Arc::new(SetClock::at(LATER)));
+    let mut client = registry.client();
+    check_needed(&mut client);
+    registry.collect();
+    let last = registry.collect();
+    check_needed(&mut client);
+    let mut files = BTreeMap::new();
+    read_files(folder, folder, &mut files);
+    // Whoever pushes what was deleted, or was being deleted, gets it back.
+    client.push_blob("web", OLD);
+    assert_eq!(client.get(&format!("/v2/web/blobs/{}", Digest::sha256(OLD))).expect(200).body, OLD);
+    (files, last)
+}
+
+fn read_files(root: &Path, folder: &Path, files: &mut BTreeMap<String, Vec<u8>>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.is_dir() {
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap();
+            files.insert(name.to_owned(), fs::read(&path).unwrap());
+        } else if !path.ends_with(".reserve") {
+            read_files(root, &path, files);
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let (path, to) = {
+            let entry = entry.unwrap();
+            (entry.path(), to.join(entry.file_name()))
+        };
+        if path.is_dir() {
+            fs::create_dir(&to).unwrap();
+            copy(&path, &to);
+        } else {
+            fs::copy(&path, &to).unwrap();
+        }
+    }
+}
+
+/// Not a test of its own: the process that collects until it is killed.
+#[test]
+fn collect_in_the_folder_that_the_environment_names() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    runtime().block_on(async {
+        let storage = FolderStorage::open_with_faults(folder, KillAt::from_environment()).unwrap();
+        let mut config = config("127.0.0.1:0", Limits::default(), Arc::new(()));
+        configure(&mut config, Arc::new(SetClock::at(LATER)));
+        let server = Server::bind(config, Arc::new(storage)).await.unwrap();
+        server.caretaker().collect(Mode::Collect).await.unwrap();
+    });
+}
+
+/// Collects in a process of its own. False if that was killed.
+fn collect(folder: &Path, at: usize, moment: Moment) -> bool {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "collect_in_the_folder_that_the_environment_names", "--nocapture"]);
+    command.env(FOLDER, folder).env(KILL, at.to_string());
+    if moment == Moment::Before {
+        command.env(BEFORE, "");
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success() || output.status.signal() == Some(9), "{output:?}");
+    output.status.success()
+}
+
+#[test]
+fn garbage_collection_that_is_killed_at_any_step_takes_nothing_and_leaves_nothing() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let filled = scratch();
+    fill(filled.path());
+    let copied = || {
+        let folder = scratch();
+        copy(filled.path(), folder.path());
+        folder
+    };
+    let undisturbed = finish(copied().path());
+    let digest = |content: &[u8]| Digest::sha256(content).hex();
+    let is_left = |content| undisturbed.0.keys().any(|name| name.contains(&digest(content)));
+    assert!(is_left(NEEDED[1]) && !is_left(OLD) && !is_left(b"nobody refers to this"), "{undisturbed:?}");
+    let mut kills = 0;
+    for moment in [Moment::Before, Moment::After] {
+        for at in 1.. {
+            let folder = copied();
+            let is_done = collect(folder.path(), at, moment);
+            assert!(finish(folder.path()) == undisturbed, "killed {moment:?} step {at}");
+            if is_done {
+                break;
+            }
+            kills += 1;
+        }
+    }
+    println!("figure: kill points of garbage collection = {kills}, lost = 0");
 }

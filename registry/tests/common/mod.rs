@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -16,8 +17,8 @@ use std::time::Duration;
 use appliance::Digest;
 use blob_store::{MemoryStorage, Storage};
 use registry::{
-    Access, Caretaker, Collected, Event, Exposure, Garbage, Limits, Mode, Observer, Rules, Server,
-    ServerConfig, SystemClock,
+    Access, Caretaker, Clock, Collected, Event, Exposure, Garbage, Limits, Mode, Observer, Rules, Server,
+    ServerConfig, SystemClock, Time,
 };
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -136,6 +137,27 @@ pub(crate) fn config(listen: &str, limits: Limits, observer: Arc<dyn Observer>) 
         control: None,
         clock: Arc::new(SystemClock),
         observer,
+    }
+}
+
+/// A clock that a test sets.
+#[derive(Debug)]
+pub(crate) struct SetClock(AtomicU64);
+
+impl SetClock {
+    /// A clock that stands at so many seconds since 1970.
+    pub(crate) fn at(seconds: u64) -> Self {
+        Self(AtomicU64::new(seconds))
+    }
+
+    pub(crate) fn set(&self, seconds: u64) {
+        self.0.store(seconds, Ordering::SeqCst);
+    }
+}
+
+impl Clock for SetClock {
+    fn now(&self) -> Time {
+        Time::from_secs(self.0.load(Ordering::SeqCst))
     }
 }
 
