@@ -13,20 +13,28 @@ use appliance::Digest;
 use blob_store::FolderStorage;
 use common::{Client, MANIFEST, Registry, SetClock, manifest, noise};
 use registry::{Collected, Damaged, Garbage, Limits, Mode};
+use tempfile::TempDir;
 
 /// Held by each test, for the reason that the header says.
 static TURN: Mutex<()> = Mutex::new(());
 
+/// A small file system in memory.
+#[expect(clippy::print_stderr, reason = "who reads the test's output should know")]
+fn mount(options: &str) -> Option<TempDir> {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["-t", "tmpfs", "-o", options, "tmpfs"];
+    let mounted = Command::new("mount").args(arguments).arg(folder.path()).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: cannot mount a tmpfs here");
+        return None;
+    }
+    Some(folder)
+}
+
 #[test]
 fn a_full_disk_is_said_and_everything_else_goes_on() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let folder = tempfile::tempdir().unwrap();
-    let mounted =
-        Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(folder.path()).status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: cannot mount a tmpfs here");
-        return;
-    }
+    let Some(folder) = mount("size=24m") else { return };
     let storage = Arc::new(FolderStorage::open(folder.path()).unwrap());
     let registry = Registry::configured(storage, Limits::default(), |config| {
         config.operations = Some("127.0.0.1:0".parse().unwrap());
@@ -81,22 +89,15 @@ struct SmallDisk {
     storage: Arc<FolderStorage>,
     clock: Arc<SetClock>,
     runtime: tokio::runtime::Runtime,
-    folder: tempfile::TempDir,
+    folder: TempDir,
 }
 
 const STARTED: u64 = 2_000_000_000;
 const EARLIER: u64 = STARTED - 1000;
 
 impl SmallDisk {
-    #[expect(clippy::print_stderr, reason = "a test that is skipped should say why")]
-    fn mount(options: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let arguments = ["-t", "tmpfs", "-o", options, "tmpfs"];
-        let mounted = Command::new("mount").args(arguments).arg(folder.path()).status();
-        if !mounted.is_ok_and(|status| status.success()) {
-            eprintln!("skipped: cannot mount a tmpfs here");
-            return None;
-        }
+    fn open(options: &str) -> Option<Self> {
+        let folder = mount(options)?;
         let storage = Arc::new(FolderStorage::open(folder.path()).unwrap());
         let clock = Arc::new(SetClock::at(STARTED));
         let registry = Registry::configured(Arc::clone(&storage) as _, Limits::default(), |config| {
@@ -146,7 +147,7 @@ impl SmallDisk {
 fn garbage_collection_makes_space_on_a_full_disk() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     const BLOBS: u64 = 60;
-    let Some(disk) = SmallDisk::mount("size=24m,nr_inodes=1000") else { return };
+    let Some(disk) = SmallDisk::open("size=24m,nr_inodes=1000") else { return };
     let mut client = disk.registry.client();
     let blobs: Vec<Digest> = (0..BLOBS).map(|seed| client.push_blob("web", &noise(seed, 9000))).collect();
     let kept = client.push_blob("web", b"kept");
@@ -170,7 +171,7 @@ fn garbage_collection_makes_space_on_a_full_disk() {
 #[test]
 fn what_is_damaged_stays_where_it_is_until_there_is_space_for_it_elsewhere() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(disk) = SmallDisk::mount("size=24m,nr_inodes=1000") else { return };
+    let Some(disk) = SmallDisk::open("size=24m,nr_inodes=1000") else { return };
     let mut client = disk.registry.client();
     let digest = client.push_blob("web", &noise(1, 200_000));
     let folder = disk.folder.path().join(format!("blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex()));
