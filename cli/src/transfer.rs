@@ -95,6 +95,7 @@ impl Progress for Bar {
             }
             Event::Started { at_bytes, .. } => self.bar.inc(at_bytes),
             Event::Moved { bytes, .. } | Event::Rebuilt { bytes, .. } => self.bar.inc(bytes),
+            Event::Mounted { blob } => self.bar.inc(blob.size_bytes),
             Event::Finished { .. } => {
                 said.finished += 1;
                 self.bar.set_message(self.message(&said));

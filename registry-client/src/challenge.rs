@@ -93,7 +93,7 @@ impl Challenge {
 }
 
 impl TokenRequest {
-    /// The request for a token of `scope` (`repository:NAME:pull,push`; none for a bare login) for the
+    /// The request for a token of `scopes` (`repository:NAME:pull,push`; none for a bare login) for the
     /// registry that `service` calls `name`.
     ///
     /// # Errors
@@ -102,19 +102,21 @@ impl TokenRequest {
     pub(crate) fn new(
         service: &TokenService,
         name: Option<&str>,
-        scope: Option<&str>,
+        scopes: &[String],
         credential: Option<&Credential>,
     ) -> Result<Self, RequestError> {
         let url = if credential.is_some() { service.url_for_login()? } else { service.url() };
         let mut url = url.clone();
         let mut params: Vec<(&str, &str)> = Vec::new();
         params.extend(name.map(|name| ("service", name)));
-        params.extend(scope.map(|scope| ("scope", scope)));
         if let Some(Credential::IdentityToken(token)) = credential {
+            let scope = scopes.join(" ");
+            params.extend((!scope.is_empty()).then_some(("scope", scope.as_str())));
             params.extend([("grant_type", "refresh_token"), ("client_id", CLIENT_ID)]);
             params.push(("refresh_token", token.reveal()));
             return Ok(Self { url, authorization: None, form: Some(Secret::new(form_encoded(&params))) });
         }
+        params.extend(scopes.iter().map(|scope| ("scope", scope.as_str())));
         if let Some(Credential::Password { user, .. }) = credential {
             params.push(("account", user));
         }
@@ -195,7 +197,7 @@ mod tests {
             let base = Url::parse("https://r.example").unwrap();
             for realm in [text.clone(), format!("https://{text}")] {
                 if let Ok(service) = TokenService::new(&base, &realm, &[]) {
-                    let _ = TokenRequest::new(&service, Some(&text), Some(&text), None);
+                    let _ = TokenRequest::new(&service, Some(&text), std::slice::from_ref(&text), None);
                     let _ = service.url_for_login();
                 }
             }
@@ -209,13 +211,15 @@ mod tests {
 
     #[test]
     fn a_password_travels_in_a_header_and_its_user_in_the_query() {
-        let (own, scope) = (service("https://r.example/x?y=1"), Some("repository:a/b:pull"));
+        let (own, scopes) =
+            (service("https://r.example/x?y=1"), ["repository:a/b:pull", "repository:c:pull"]);
+        let scopes = scopes.map(str::to_owned);
         let credential = Credential::password("me", "pw");
-        let request = TokenRequest::new(&own, Some("s"), scope, Some(&credential)).unwrap();
-        let query = "y=1&service=s&scope=repository%3Aa%2Fb%3Apull";
+        let request = TokenRequest::new(&own, Some("s"), &scopes, Some(&credential)).unwrap();
+        let query = "y=1&service=s&scope=repository%3Aa%2Fb%3Apull&scope=repository%3Ac%3Apull";
         assert_eq!(request.url.as_str(), format!("https://r.example/x?{query}&account=me"));
         assert_eq!((request.authorization.unwrap(), request.form), ("Basic bWU6cHc=".parse().unwrap(), None));
-        let nobody = TokenRequest::new(&own, Some("s"), scope, None).unwrap();
+        let nobody = TokenRequest::new(&own, Some("s"), &scopes, None).unwrap();
         assert_eq!(
             (nobody.url.as_str(), nobody.authorization),
             (&*format!("https://r.example/x?{query}"), None)
@@ -225,21 +229,25 @@ mod tests {
     #[test]
     fn an_identity_token_travels_in_a_form() {
         let credential = Credential::IdentityToken(Secret::new("a&b"));
-        let request =
-            TokenRequest::new(&service("https://r.example/"), None, None, Some(&credential)).unwrap();
-        let form = request.form.unwrap();
-        assert_eq!(form.reveal(), "grant_type=refresh_token&client_id=hull&refresh_token=a%26b");
-        assert_eq!((request.authorization, request.url.as_str()), (None, "https://r.example/"));
+        let form = |scopes: &[String]| {
+            let request = TokenRequest::new(&service("https://r.example/"), None, scopes, Some(&credential));
+            let request = request.unwrap();
+            assert_eq!((request.authorization, request.url.as_str()), (None, "https://r.example/"));
+            request.form.unwrap().reveal().to_owned()
+        };
+        let rest = "grant_type=refresh_token&client_id=hull&refresh_token=a%26b";
+        assert_eq!(form(&[]), rest);
+        assert_eq!(form(&["a:b".to_owned(), "c".to_owned()]), format!("scope=a%3Ab+c&{rest}"));
     }
 
     #[test]
     fn a_service_elsewhere_gets_neither_a_password_nor_an_identity_token() {
         let foreign = service("https://t.example/x");
         for credential in [Credential::password("me", "pw"), Credential::IdentityToken(Secret::new("t"))] {
-            let refused = TokenRequest::new(&foreign, None, None, Some(&credential));
+            let refused = TokenRequest::new(&foreign, None, &[], Some(&credential));
             assert!(matches!(refused, Err(RequestError::ForeignTokenService { .. })), "{refused:?}");
         }
-        let nobody = TokenRequest::new(&foreign, None, None, None).unwrap();
+        let nobody = TokenRequest::new(&foreign, None, &[], None).unwrap();
         assert_eq!((nobody.url.as_str(), nobody.authorization), ("https://t.example/x?", None));
     }
 

@@ -21,6 +21,7 @@ mod fetch;
 mod history;
 mod image;
 mod login;
+mod mount;
 mod on_thread;
 mod progress;
 mod pull;

@@ -40,6 +40,11 @@ pub enum Event<'a> {
         /// Bytes since the last report.
         bytes: u64,
     },
+    /// A blob is there without having moved: the registry had it in another repository.
+    Mounted {
+        /// The blob.
+        blob: Blob,
+    },
     /// After a failure a blob goes on at another offset; what had moved beyond it moves again.
     Resumed {
         /// The blob.
@@ -66,7 +71,7 @@ pub enum Event<'a> {
 pub struct Plan {
     /// Blobs that have to move.
     pub blobs: usize,
-    /// Their bytes; some may turn out to be rebuilt instead.
+    /// Their bytes; some may turn out to be rebuilt or mounted instead.
     pub bytes: u64,
     /// Blobs that are there already.
     pub present_blobs: usize,

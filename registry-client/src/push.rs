@@ -1,7 +1,7 @@
 //! `push`: an appliance, from the local store to a registry.
 //!
 //! ```text
-//! ask for each blob (HEAD) --> upload those that are missing --> manifests by digest --> index by tag
+//! ask for each blob (HEAD) --> mount or upload those that are missing --> manifests by digest --> index by tag
 //! ```
 //!
 //! The tag comes last, so nobody ever finds it leading to something incomplete. Documents go as the bytes
@@ -21,11 +21,12 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 
 use crate::document::{Document, DocumentError, Kind};
+use crate::mount::{self, Source};
 use crate::on_thread::on_thread;
 use crate::progress::{Event, Plan};
 use crate::resolve::claimed_digest;
 use crate::session::{Access, Call, Session};
-use crate::upload::Uploader;
+use crate::upload::{Arrival, Uploader};
 use crate::{Client, Progress, RequestError};
 
 /// A finished push.
@@ -37,7 +38,7 @@ pub struct Pushed {
     pub uploaded_blobs: usize,
     /// Their bytes.
     pub uploaded_bytes: u64,
-    /// Blobs that the registry had already.
+    /// Blobs that the registry had already, in this repository or another.
     pub present_blobs: usize,
     /// Their bytes.
     pub present_bytes: u64,
@@ -150,18 +151,18 @@ struct Stored {
 }
 
 /// What has to be in the registry at the end.
-struct Tree {
+pub(crate) struct Tree {
     root: Stored,
     /// What an index lists and the store has.
     manifests: Vec<Stored>,
     /// What an index lists and the store does not have.
     absent: Vec<Digest>,
     /// What the manifests lead to, each once.
-    blobs: Vec<Blob>,
+    pub(crate) blobs: Vec<Blob>,
     seen: HashSet<Digest>,
 }
 
-impl Push<'_> {
+impl<'a> Push<'a> {
     async fn run(self) -> Result<Pushed, PushError> {
         let store = self.store.clone();
         let _hold = on_thread(move || store.hold()).await?;
@@ -171,34 +172,29 @@ impl Push<'_> {
             self.expect_manifest(manifest).await?;
         }
         let missing = self.missing(&tree.blobs).await?;
-        let plan = Plan::new(&tree.blobs, &missing);
-        self.progress.report(Event::Planned(plan));
-
-        let uploader = self.uploader();
-        stream::iter(missing.into_iter().map(|blob| uploader.upload(blob)))
-            .buffer_unordered(self.session.client.concurrency())
-            .try_collect::<()>()
-            .await?;
+        self.progress.report(Event::Planned(Plan::new(&tree.blobs, &missing)));
+        let sent = self.send(missing).await?;
         for manifest in &tree.manifests {
             self.put(manifest, &Version::Digest(manifest.digest)).await?;
         }
         self.put(&tree.root, self.reference.version()).await?;
+        let done = Plan::new(&tree.blobs, &sent);
         Ok(Pushed {
             digest: tree.root.digest,
-            uploaded_blobs: plan.blobs,
-            uploaded_bytes: plan.bytes,
-            present_blobs: plan.present_blobs,
-            present_bytes: plan.present_bytes,
+            uploaded_blobs: done.blobs,
+            uploaded_bytes: done.bytes,
+            present_blobs: done.present_blobs,
+            present_bytes: done.present_bytes,
         })
     }
 
-    fn uploader(&self) -> Uploader<'_> {
-        Uploader { session: self.session, store: self.store, progress: self.progress }
+    fn uploader<'u>(&'u self, sources: &'u [Source<'u>]) -> Uploader<'u> {
+        Uploader { session: self.session, sources, store: self.store, progress: self.progress }
     }
 
     /// The blobs that the registry does not have, in their order.
     async fn missing(self, blobs: &[Blob]) -> Result<Vec<Blob>, PushError> {
-        let uploader = self.uploader();
+        let uploader = self.uploader(&[]);
         // By value: futures over borrowed items are not `Send`, as far as the compiler can tell.
         let asked = blobs.iter().copied().map(|blob| async move {
             let present = uploader.is_present(&blob.digest).await?;
@@ -207,6 +203,27 @@ impl Push<'_> {
         let found: Vec<Option<Blob>> =
             stream::iter(asked).buffered(self.session.client.concurrency()).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Gets blobs there. Returns those that had to be sent.
+    async fn send(self, blobs: Vec<Blob>) -> Result<Vec<Blob>, PushError> {
+        let sources = self.sources(&blobs).await?;
+        let uploader = self.uploader(&sources);
+        let uploads = blobs.into_iter().map(|blob| async move {
+            let arrival = uploader.upload(blob).await?;
+            Ok::<_, PushError>((arrival == Arrival::Sent).then_some(blob))
+        });
+        let sent: Vec<Option<Blob>> =
+            stream::iter(uploads).buffer_unordered(self.session.client.concurrency()).try_collect().await?;
+        Ok(sent.into_iter().flatten().collect())
+    }
+
+    /// Where blobs may be mounted from.
+    async fn sources(self, blobs: &[Blob]) -> Result<Vec<Source<'a>>, PushError> {
+        let (store, reference, blobs) = (self.store.clone(), self.reference.clone(), blobs.to_owned());
+        let guesses = on_thread(move || mount::guesses(&store, &reference, &blobs)).await?;
+        let source = |guess| Source::new(self.session, self.reference, guess);
+        Ok(guesses.into_iter().map(source).collect::<Result<_, _>>()?)
     }
 
     async fn expect_manifest(self, manifest: &Digest) -> Result<(), PushError> {
@@ -239,7 +256,7 @@ impl Push<'_> {
 }
 
 impl Tree {
-    fn load(store: &LocalStore, reference: &Reference) -> Result<Self, PushError> {
+    pub(crate) fn load(store: &LocalStore, reference: &Reference) -> Result<Self, PushError> {
         let root = Stored::load(store, store.resolve(reference)?)?;
         let (manifests, absent, blobs, seen) = Default::default();
         let mut tree = Self { root, manifests, absent, blobs, seen };

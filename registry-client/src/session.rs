@@ -45,9 +45,11 @@ pub(crate) enum Access {
 pub(crate) struct Session<'a> {
     pub(crate) client: &'a Client,
     /// As the user writes it: `HOST[:PORT]`.
-    registry: String,
+    pub(crate) registry: String,
     /// None where only the registry itself is asked.
     repository: Option<(String, Access)>,
+    /// Another repository that is read from, if there is one.
+    source: Option<String>,
     base: Url,
     credentials: Arc<dyn CredentialSource>,
     ticket: Mutex<Ticket>,
@@ -115,6 +117,11 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
+    /// The same with the right to read `source`, another repository of the registry.
+    pub(crate) fn reading_too(self, source: &str) -> Self {
+        Self { source: Some(source.to_owned()), ..self }
+    }
+
     /// A conversation with a registry as such.
     pub(crate) fn with_registry(
         client: &'a Client,
@@ -125,6 +132,7 @@ impl<'a> Session<'a> {
             client,
             registry: registry.to_owned(),
             repository: None,
+            source: None,
             base: client.base_url(registry)?,
             credentials,
             ticket: Mutex::default(),
@@ -430,12 +438,8 @@ impl<'a> Session<'a> {
         service: Option<&str>,
         credential: Option<&Credential>,
     ) -> Result<Token, RequestError> {
-        let scope = self.repository.as_ref().map(|(name, access)| match access {
-            Access::Pull => format!("repository:{name}:pull"),
-            Access::PullPush => format!("repository:{name}:pull,push"),
-        });
         let place = TokenService::new(&self.base, realm, &self.client.options.token_services)?;
-        let request = TokenRequest::new(&place, service, scope.as_deref(), credential)?;
+        let request = TokenRequest::new(&place, service, &self.scopes(), credential)?;
         let what = "a token";
         let call = match request.form {
             Some(form) => Call::new(Method::POST, request.url, what, &[StatusCode::OK])
@@ -449,6 +453,16 @@ impl<'a> Session<'a> {
             return Err(RequestError::from_answer(response, what, &self.registry, user).await);
         }
         Token::parse(&self.body(response, what, MAX_TOKEN_ANSWER).await?)
+    }
+
+    /// What a token is for.
+    fn scopes(&self) -> Vec<String> {
+        let target = self.repository.as_ref().map(|(name, access)| match access {
+            Access::Pull => format!("repository:{name}:pull"),
+            Access::PullPush => format!("repository:{name}:pull,push"),
+        });
+        let source = self.source.as_ref().map(|name| format!("repository:{name}:pull"));
+        target.into_iter().chain(source).collect()
     }
 }
 

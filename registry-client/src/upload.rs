@@ -1,12 +1,14 @@
 //! One blob, from the local store to the registry.
 //!
 //! ```text
+//! Closed --POST, 201: mounted---------------------------------------------------> done
 //! Closed --POST--> Open(offset) --PATCH..PATCH--> Open(size) --PUT ?digest=--> done
 //!   ^                 |  ^
 //!   |              failure `--GET status--.
 //!   `--- forgotten --- Lost --------------'
 //! ```
 //!
+//! The opening `POST` asks for a mount, so a blob that another repository has is done at once.
 //! A small blob is sent whole with the closing `PUT`. A larger one goes in chunks, so that a cut costs at
 //! most one of them: the registry is asked how far it has come, and the upload goes on from there.
 //!
@@ -24,6 +26,7 @@ use futures_util::{Stream, stream};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Body, Method, StatusCode, Url};
 
+use crate::mount::Source;
 use crate::on_thread::on_thread;
 use crate::progress::Event;
 use crate::push::PushError;
@@ -45,8 +48,17 @@ const OCTETS: &str = "application/octet-stream";
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Uploader<'a> {
     pub(crate) session: &'a Session<'a>,
+    /// Where blobs may be mounted from.
+    pub(crate) sources: &'a [Source<'a>],
     pub(crate) store: &'a LocalStore,
     pub(crate) progress: &'a dyn Progress,
+}
+
+/// How a blob got to where it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    Sent,
+    Mounted,
 }
 
 /// Where an upload stands.
@@ -59,7 +71,7 @@ enum State {
     /// Something failed; the registry may have more or less than we think.
     Lost { location: Url },
     /// The registry has the blob.
-    Done,
+    Done(Arrival),
 }
 
 /// Why a step did not come off.
@@ -100,8 +112,8 @@ impl Uploader<'_> {
         Ok(response.status() != StatusCode::NOT_FOUND)
     }
 
-    /// Uploads `blob`.
-    pub(crate) async fn upload(self, blob: Blob) -> Result<(), PushError> {
+    /// Uploads `blob`, unless the registry can mount it.
+    pub(crate) async fn upload(self, blob: Blob) -> Result<Arrival, PushError> {
         let store = self.store.clone();
         let file = Arc::new(on_thread(move || store.blob(&blob.digest)).await?);
         if file.size_bytes() != blob.size_bytes {
@@ -110,7 +122,10 @@ impl Uploader<'_> {
         }
         self.progress.report(Event::Started { blob, at_bytes: 0 });
         let (mut state, mut failures) = (State::Closed, self.session.failures());
-        while !matches!(state, State::Done) {
+        let arrival = loop {
+            if let State::Done(arrival) = state {
+                break arrival;
+            }
             let offset = if let State::Open { offset, .. } = state { offset } else { 0 };
             match self.step(blob, &file, &state).await {
                 Ok(next) => state = next,
@@ -124,9 +139,12 @@ impl Uploader<'_> {
                     }
                 }
             }
+        };
+        if arrival == Arrival::Mounted {
+            self.progress.report(Event::Mounted { blob });
         }
         self.progress.report(Event::Finished { blob });
-        Ok(())
+        Ok(arrival)
     }
 
     async fn step(self, blob: Blob, file: &Arc<BlobFile>, state: &State) -> Result<State, StepError> {
@@ -141,11 +159,36 @@ impl Uploader<'_> {
                 Ok(self.close(blob, location, Bytes::new()).await?)
             }
             State::Open { location, offset } => self.send_chunk(blob, file, location, *offset).await,
-            State::Done => Ok(State::Done),
+            State::Done(arrival) => Ok(State::Done(*arrival)),
         }
     }
 
     async fn start(self, blob: Blob) -> Result<State, RequestError> {
+        match self.mount(blob).await {
+            // Who may not read the source, or cannot mount, may still upload.
+            Err(error) if !error.is_temporary() => self.open(blob).await,
+            mounted => mounted,
+        }
+    }
+
+    /// Asks for a mount. A registry that has no such blob there opens an upload.
+    async fn mount(self, blob: Blob) -> Result<State, RequestError> {
+        let source = self.sources.iter().find(|source| source.has(&blob.digest));
+        let mut url = self.session.uploads_url();
+        url.query_pairs_mut()
+            .append_pair("mount", &blob.digest.to_string())
+            .extend_pairs(source.map(|source| ("from", &source.name)));
+        let what = upload_of(blob);
+        let call = Call::new(Method::POST, url, &what, &[StatusCode::CREATED, StatusCode::ACCEPTED]);
+        let session = source.map_or(self.session, |source| &source.session);
+        let response = session.send_once(&call).await?;
+        if response.status() == StatusCode::CREATED {
+            return Ok(State::Done(Arrival::Mounted));
+        }
+        Ok(State::Open { location: self.session.location(&response, &what)?, offset: 0 })
+    }
+
+    async fn open(self, blob: Blob) -> Result<State, RequestError> {
         let what = upload_of(blob);
         let call = Call::new(Method::POST, self.session.uploads_url(), &what, &[StatusCode::ACCEPTED]);
         let response = self.session.send_once(&call).await?;
@@ -167,7 +210,7 @@ impl Uploader<'_> {
             }
             Err(error) if error.is_temporary() => Err(error),
             // It has forgotten the upload, or has finished it and could not say so any more.
-            Err(_) if self.is_present(&blob.digest).await? => Ok(State::Done),
+            Err(_) if self.is_present(&blob.digest).await? => Ok(State::Done(Arrival::Sent)),
             Err(_) => {
                 self.progress.report(Event::Resumed { blob, at_bytes: 0 });
                 Ok(State::Closed)
@@ -189,7 +232,7 @@ impl Uploader<'_> {
         if bytes > 0 {
             self.progress.report(Event::Moved { blob, bytes });
         }
-        Ok(State::Done)
+        Ok(State::Done(Arrival::Sent))
     }
 
     async fn send_chunk(

@@ -105,6 +105,29 @@ fn an_appliance_travels_by_skopeo() {
     }
 }
 
+#[test]
+fn a_push_to_another_repository_of_the_registry_sends_no_blob() {
+    let registry_host = Host::new();
+    let registry = Registry::start(&registry_host);
+    let (host, reference) = host_with_appliance(&registry.address);
+    let digest = host.ok(&format!("push {reference}"));
+    let check = |host: &Host, name: &str| {
+        let pushed = host.run(&format!("push {}/{name}", registry.address));
+        assert_eq!(pushed.ok(), digest);
+        assert!(pushed.stderr.contains("Sent 0 blobs, 0 B"), "{}", pushed.stderr);
+    };
+    host.ok(&format!("tag {reference} {}/other/web:1", registry.address));
+    check(&host, "other/web:1");
+    // Here nobody knows where else it is; the registry does.
+    let elsewhere = Host::new();
+    elsewhere.ok(&format!("pull {reference}"));
+    elsewhere.ok(&format!("tag {reference} {}/third:1", registry.address));
+    elsewhere.ok(&format!("rmi {reference}"));
+    check(&elsewhere, "third:1");
+    elsewhere.ok(&format!("pull {}/other/web:1", registry.address));
+    assert!(elsewhere.damaged().is_empty());
+}
+
 /// Signs `host` in as alice with `password`.
 fn login(host: &Host, registry: &str, password: &str) -> Done {
     let file = host.folder().join("password");

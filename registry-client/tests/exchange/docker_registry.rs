@@ -89,6 +89,29 @@ async fn an_appliance_survives_a_foreign_registry() {
 }
 
 #[tokio::test]
+async fn a_foreign_registry_mounts_what_another_repository_has() {
+    let here = folder();
+    let Some(registry) = DockerRegistry::start(here.path.path()).await else { return };
+    let (old, new) = (Sample::new(&[300_000]), Sample::new(&[300_000, 70_000]));
+    let (one, two, never) =
+        (registry.reference("team/web:1"), registry.reference("other:1"), registry.reference("a:1"));
+    old.put_in_store(&here.store, &one.to_string());
+    new.put_in_store(&here.store, &two.to_string());
+    client().push(&one, &here.store, &Silent).await.unwrap();
+    let pushed = client().push(&two, &here.store, &Silent).await.unwrap();
+    assert_eq!((pushed.uploaded_blobs, pushed.uploaded_bytes, pushed.present_blobs), (1, 70_000, 4));
+    // The store's first guess is `a`, which the registry has never heard of.
+    new.put_in_store(&here.store, &never.to_string());
+    let third = registry.reference("b:1");
+    new.put_in_store(&here.store, &third.to_string());
+    let pushed = client().push(&third, &here.store, &Silent).await.unwrap();
+    assert_eq!(pushed.uploaded_blobs, 5);
+    let there = folder();
+    client().pull(&two, &there.store, PLATFORM, &Silent).await.unwrap();
+    new.check_in_store(&there.store, &two.to_string());
+}
+
+#[tokio::test]
 async fn a_foreign_registry_keeps_no_history() {
     let here = folder();
     let Some(registry) = DockerRegistry::start(here.path.path()).await else { return };

@@ -94,6 +94,7 @@ async fn an_upload_goes_on_where_the_registry_says() {
     let cut_then_lost = [("PATCH", Act::CutUpload(5_000_000)), ("GET", Act::Status(404, None))];
     check_recovers(large, &cut_then_lost, &[0]).await;
     check_recovers(1000, &[("POST", Act::Status(500, None))], &[]).await;
+    check_recovers(1000, &[("POST", Act::Status(400, None))], &[]).await; // a mount, for Quay
     check_recovers(1000, &[("PUT", Act::Status(429, None))], &[0]).await;
 }
 

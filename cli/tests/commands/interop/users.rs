@@ -141,3 +141,31 @@ fn hull_and_podman_know_each_others_logins() {
     podmans.ok(&format!("hull pull {reference}"));
     podmans.fails(&format!("hull push {reference}"), "DENIED");
 }
+
+#[test]
+fn hull_mounts_only_what_its_user_may_read() {
+    let Some(machine) = Machine::with(&[]) else { return };
+    let registry = WithUsers::start();
+    let address = &registry.address;
+    let reference = |name: &str| format!("{address}/{name}/web:1");
+    author_in(machine.folder(), "a", &noise(1, 1 << 20));
+    machine.ok(&format!("hull pack a -t {}", reference("team")));
+    login(&machine, "hull", "alice", PASSWORD, address).ok();
+    let push = |from: &str, to: &str| {
+        machine.ok(&format!("hull tag {} {}", reference(from), reference(to)));
+        let pushed = machine.run(&format!("hull push {}", reference(to)));
+        pushed.ok();
+        pushed.stderr
+    };
+    assert!(!push("team", "team").contains("Sent 0 blobs"));
+    let mounted = push("team", "team/copy");
+    assert!(mounted.contains("Sent 0 blobs"), "{mounted}");
+
+    // Under this name it is nobody's that alice knows: it is sent.
+    machine.ok(&format!("hull tag {} {}", reference("team"), reference("secret")));
+    for name in ["team", "team/copy"] {
+        machine.ok(&format!("hull rmi {}", reference(name)));
+    }
+    let sent = push("secret", "public");
+    assert!(!sent.contains("Sent 0 blobs"), "{sent}");
+}
