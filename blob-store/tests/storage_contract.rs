@@ -229,9 +229,10 @@ fn long_pieces_may_begin_anywhere_in_memory_and_in_the_content() {
             session.append(want.len() as u64, vec![piece.clone()]).await.unwrap();
             want.extend_from_slice(&piece);
         }
-        drop(session);
-        let mut session = storage.resume(ID).await.unwrap();
+        // What was not made durable may be gone when the session is resumed.
         session.sync().await.unwrap();
+        drop(session);
+        let session = storage.resume(ID).await.unwrap();
         let stored: Vec<Bytes> = session.stream().try_collect().await.unwrap();
         assert!(stored.concat() == want);
         session.finish(&key("k")).await.unwrap();

@@ -29,7 +29,9 @@ fn registry_with_appliance(author_host: &Host, data_bytes: usize) -> (Registry, 
 /// Where the registry of `host` keeps a blob.
 fn stored(host: &Host, digest: &str) -> PathBuf {
     let hex = digest.strip_prefix("sha256:").unwrap();
-    host.folder().join("registry/blobs/sha256").join(&hex[..2]).join(hex)
+    let generations = host.folder().join("registry/blobs/sha256").join(&hex[..2]).join(hex);
+    let mut generations = fs::read_dir(generations).unwrap();
+    generations.next().expect("the registry has one").unwrap().path()
 }
 
 fn pack_of(host: &Host, reference: &str) -> Value {
