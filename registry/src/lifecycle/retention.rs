@@ -3,7 +3,7 @@
 //! The rules decide by age ([`crate::rules`]). Here is what they cannot know: what an index that stays
 //! names stays, and so does what is about a manifest that stays.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use appliance::Digest;
@@ -55,7 +55,8 @@ impl Cycle<'_> {
         let mut gone: HashSet<Digest> = reasons.keys().copied().collect();
         gone.retain(|digest| self.is_old(known[digest].newest));
         spare_what_others_need(&mut gone, known);
-        for digest in gone {
+        // In an order, so that a dry run says the same as the cycle that follows it.
+        for digest in gone.into_iter().collect::<BTreeSet<_>>() {
             if self.mode == Mode::Collect {
                 // Whoever puts it now puts a copy that is not among these.
                 let copies = &known[&digest].copies;
