@@ -9,12 +9,12 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use appliance::Digest;
 use blob_store::MemoryStorage;
-use common::{Client, INDEX, MANIFEST, Random, Registry, descriptor, figure, repetitions};
-use registry::{Clock, Limits, Time};
+use common::{Client, INDEX, MANIFEST, Random, Registry, SetClock, descriptor, figure, repetitions};
+use registry::Limits;
 use serde_json::{Value, json};
 
 const OPERATIONS: usize = 100;
@@ -22,17 +22,7 @@ const REPOSITORIES: [&str; 3] = ["a", "team/b", "team/b/c"];
 const CONTENTS: [&[u8]; 5] = [b"{}", b"", b"one", b"two", b"three"];
 const TAGS: [&str; 3] = ["1", "1.0", "latest"];
 /// Far longer than what is kept for its youth.
-const LONG: u64 = 30 * 24 * 60 * 60;
-
-/// A clock that stands still until the test moves it.
-#[derive(Debug)]
-struct TestClock(AtomicU64);
-
-impl Clock for TestClock {
-    fn now(&self) -> Time {
-        Time::from_secs(self.0.load(Ordering::SeqCst))
-    }
-}
+const LONG: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A manifest as the map has it.
 #[derive(Clone)]
@@ -58,7 +48,7 @@ struct Repository {
 
 struct World {
     random: Random,
-    clock: Arc<TestClock>,
+    clock: Arc<SetClock>,
     storage: MemoryStorage,
     registry: Option<Registry>,
     client: Client,
@@ -69,7 +59,7 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let clock = Arc::new(TestClock(AtomicU64::new(1_000_000_000)));
+        let clock = Arc::new(SetClock::at(1_000_000_000));
         let storage = MemoryStorage::new();
         let registry = start(&storage, &clock);
         let client = registry.client();
@@ -347,7 +337,7 @@ impl World {
     /// Collects garbage, when everything is old.
     fn collect(&mut self) {
         self.done.push("collect".to_owned());
-        self.clock.0.fetch_add(LONG, Ordering::SeqCst);
+        self.clock.pass(LONG);
         // The collector of a server does not believe a clock that jumps while it runs.
         self.restart();
         self.registry.as_ref().expect("it was just started").collect();
@@ -379,7 +369,7 @@ impl Repository {
     }
 }
 
-fn start(storage: &MemoryStorage, clock: &Arc<TestClock>) -> Registry {
+fn start(storage: &MemoryStorage, clock: &Arc<SetClock>) -> Registry {
     let clock = Arc::clone(clock);
     Registry::configured(Arc::new(storage.clone()), Limits::default(), |config| config.clock = clock)
 }

@@ -140,7 +140,7 @@ pub(crate) fn config(listen: &str, limits: Limits, observer: Arc<dyn Observer>) 
     }
 }
 
-/// A clock that a test sets.
+/// A clock that stands still until a test moves it.
 #[derive(Debug)]
 pub(crate) struct SetClock(AtomicU64);
 
@@ -152,6 +152,10 @@ impl SetClock {
 
     pub(crate) fn set(&self, seconds: u64) {
         self.0.store(seconds, Ordering::SeqCst);
+    }
+
+    pub(crate) fn pass(&self, time: Duration) {
+        self.0.fetch_add(time.as_secs(), Ordering::SeqCst);
     }
 }
 

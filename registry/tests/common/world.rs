@@ -1,34 +1,14 @@
 //! A registry with accounts, a clock that a test moves, and an observer that keeps what it is told.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use appliance::Digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use blob_store::MemoryStorage;
-use registry::{
-    AccessError, AccountName, Clock, Event, Expiry, Grant, Limits, Observer, Outcome, Secret, Time,
-};
+use registry::{AccessError, AccountName, Event, Expiry, Grant, Limits, Observer, Outcome, Secret};
 
-use super::{Client, MANIFEST, Registry, Reply, manifest};
-
-/// A clock that stands still until a test moves it.
-#[derive(Debug)]
-pub(crate) struct Hands(AtomicU64);
-
-impl Hands {
-    pub(crate) fn pass(&self, time: Duration) {
-        self.0.fetch_add(time.as_secs(), Ordering::SeqCst);
-    }
-}
-
-impl Clock for Hands {
-    fn now(&self) -> Time {
-        Time::from_secs(self.0.load(Ordering::SeqCst))
-    }
-}
+use super::{Client, MANIFEST, Registry, Reply, SetClock, manifest};
 
 /// Keeps everything that an operator is told.
 #[derive(Debug, Default)]
@@ -70,7 +50,7 @@ impl Told {
 /// A registry whose clock and observer are the test's.
 pub(crate) struct World {
     pub(crate) registry: Registry,
-    pub(crate) clock: Arc<Hands>,
+    pub(crate) clock: Arc<SetClock>,
     pub(crate) told: Arc<Told>,
     pub(crate) runtime: tokio::runtime::Runtime,
 }
@@ -84,7 +64,7 @@ impl World {
     }
 
     pub(crate) fn on(storage: MemoryStorage, anonymous_pull: &[&str]) -> Self {
-        let clock = Arc::new(Hands(AtomicU64::new(1_700_000_000)));
+        let clock = Arc::new(SetClock::at(1_700_000_000));
         let told = Arc::new(Told::default());
         let registry = Registry::configured(Arc::new(storage), Limits::default(), |config| {
             config.clock = Arc::clone(&clock) as _;

@@ -197,9 +197,11 @@ impl From<ServeError> for CommandError {
     fn from(error: ServeError) -> Self {
         match error {
             ServeError::NotLoopback { .. } => Self::from_error(Exit::Usage, error).hint(
-                "`--tls-certificate` and `--tls-key` switch TLS on; or put it behind a proxy with TLS and users, \
-                 or say `--without-tls-and-users`",
+                "`--tls-certificate` and `--tls-key` switch TLS on, `hull registry user add` makes a user; or put it \
+                 behind a proxy that has both, or say `--without-tls-and-users`",
             ),
+            ServeError::OtherLayout { .. } => Self::from_error(Exit::Failed, error)
+                .hint("serve it with the version of hull that made it, and move it by `hull pull` and `hull push`"),
             ServeError::Listen { .. } => Self::from_error(Exit::Failed, error)
                 .hint("another program may listen there; choose another port"),
             error => Self::from_error(Exit::Failed, error),

@@ -2,6 +2,7 @@
 //! when something else than serving is wanted.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -148,7 +149,7 @@ pub(super) fn check_present(folder: &Path) -> Result<(), CommandError> {
 /// True if a registry is in this folder, or may be: if it cannot be looked at, opening it says why.
 pub(super) fn is_registry(folder: &Path) -> bool {
     let seen = folder.join(LOCK).symlink_metadata();
-    !seen.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    !seen.is_err_and(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))
 }
 
 /// What a folder has in which a registry is, or was.
