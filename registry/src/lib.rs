@@ -16,6 +16,7 @@ mod connection;
 mod control;
 mod event;
 mod exchange;
+mod hashed;
 mod http;
 mod intake;
 mod json;

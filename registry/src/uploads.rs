@@ -1,13 +1,11 @@
 //! Blob uploads: the work. The rules are [`crate::upload`]'s.
 //!
 //! ```text
-//!                       .--> hash, on one thread ---.
-//! socket --> batch ----+                             +--> next batch, which arrived meanwhile
-//!                       `--> append, on another ----'
+//! socket --> hash --> batch --> append to the session, while the next batch arrives
 //! ```
 //!
 //! - Content is hashed as it arrives, so the closing `PUT` compares and does not read again. Only
-//!   after a restart is an upload read once, to catch up.
+//!   after a restart, or where the storage failed, is an upload read once, to catch up.
 //! - An upload takes one request at a time. A newer one overtakes an older one: a client whose
 //!   connection broke comes back before the server has noticed.
 //! - A request that began is carried to its end in a task of its own, so a client that goes away
@@ -21,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
-use appliance::{Algorithm, Digest, Hasher};
+use appliance::{Algorithm, Digest};
 use blob_store::{Session, SessionId, Sharing, Storage, StorageError};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
@@ -30,6 +28,7 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use crate::access::principal::Principal;
 use crate::batch::Batches;
 use crate::clock::Clock;
+use crate::hashed::Hashed;
 use crate::http::body::{BodyError, RequestBody};
 use crate::intake::{Intake, Rank};
 use crate::layout;
@@ -125,27 +124,6 @@ struct OpenUpload {
     room: Option<Room>,
     /// Held by the request whose turn it is.
     hashed: Arc<tokio::sync::Mutex<Option<Hashed>>>,
-}
-
-/// The hash of the first `bytes` bytes.
-#[derive(Debug)]
-struct Hashed {
-    algorithm: Algorithm,
-    hasher: Hasher,
-    bytes: u64,
-    /// Of the session when it held these bytes. Another server may have put others in their place since.
-    revision: u64,
-}
-
-impl Hashed {
-    fn new(algorithm: Algorithm, revision: u64) -> Self {
-        Self { algorithm, hasher: Hasher::new(algorithm), bytes: 0, revision }
-    }
-
-    /// Whether it is the hash of what the session holds.
-    fn is_of(&self, session: &dyn Session) -> bool {
-        (self.bytes, self.revision) == (session.size_bytes(), session.revision())
-    }
 }
 
 impl Target<'_> {
@@ -332,7 +310,7 @@ impl Uploads {
         wanted: Digest,
     ) -> Result<(), UploadsError> {
         let hashed = turn.hashed.take().expect("whoever received a chunk has hashed it");
-        let found = hashed.hasher.finish();
+        let found = hashed.finish();
         if found != wanted {
             self.forget(turn.id).await?;
             return Err(UploadsError::WrongDigest { wanted, found });
@@ -389,7 +367,7 @@ struct Turn {
     upload: Arc<OpenUpload>,
     /// So many bytes need no room: the blob that they are to become is here already.
     free_bytes: u64,
-    /// `None` until what is stored was hashed, or after an append failed.
+    /// `None` until what is stored was hashed, while a body arrives, and after that failed.
     hashed: OwnedMutexGuard<Option<Hashed>>,
     session: Box<dyn Session>,
     /// What the session held before this request, in bytes.
@@ -400,7 +378,7 @@ struct Turn {
 impl Turn {
     /// The algorithm to hash with while the digest is not known.
     fn algorithm(&self) -> Algorithm {
-        self.hashed.as_ref().map_or(Algorithm::Sha256, |hashed| hashed.algorithm)
+        self.hashed.as_ref().map_or(Algorithm::Sha256, Hashed::algorithm)
     }
 
     /// Appends the body to the session. Afterwards, all of the session is hashed.
@@ -429,23 +407,33 @@ impl Turn {
         let chunk = Upload::resume(self.session.size_bytes(), limit).begin_chunk(head)?;
         self.make_room(uploads, chunk.outstanding().unwrap_or(0)).await?;
         self.catch_up(algorithm).await?;
-        let mut intake = Intake::new(body, chunk, Arc::clone(&uploads.batches), self.rank.clone());
+        let hashed = self.hashed.take().expect("what has caught up has hashed");
+        let (batches, rank) = (Arc::clone(&uploads.batches), self.rank.clone());
+        let mut intake = Intake::new(body, chunk, hashed, batches, rank);
         let mut received = intake.receive().await;
         while received.end.is_none() {
             self.make_room(uploads, received.content.len() as u64).await?;
-            let store = store(&mut *self.session, &mut self.hashed, received.content);
-            let (stored, next) = tokio::join!(store, intake.receive());
-            self.upload.received.store(self.session.size_bytes(), Ordering::Release);
+            let (stored, next) = tokio::join!(self.store(received.content), intake.receive());
             stored?;
             received = next;
         }
         self.make_room(uploads, received.content.len() as u64).await?;
-        store(&mut *self.session, &mut self.hashed, received.content).await?;
-        self.upload.received.store(self.session.size_bytes(), Ordering::Release);
+        self.store(received.content).await?;
+        let (hashed, length) = intake.end();
+        *self.hashed = Some(hashed);
         match received.end {
             Some(Err(error)) => Err(error),
-            _ => Ok(intake.check_length()?),
+            _ => Ok(length?),
         }
+    }
+
+    /// Appends `content` to the session.
+    async fn store(&mut self, content: Bytes) -> Result<(), StorageError> {
+        if !content.is_empty() {
+            self.session.append(self.session.size_bytes(), vec![content]).await?;
+            self.upload.received.store(self.session.size_bytes(), Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Sets room aside for `bytes` more than have been appended.
@@ -461,53 +449,26 @@ impl Turn {
     async fn sync(&mut self) -> Result<(), UploadsError> {
         self.session.sync().await?;
         if let Some(hashed) = &mut *self.hashed {
-            hashed.revision = self.session.revision();
+            hashed.synced(&*self.session);
         }
         Ok(())
     }
 
     /// Hashes what is stored, unless that has been done.
     async fn catch_up(&mut self, algorithm: Algorithm) -> Result<(), UploadsError> {
-        if self.hashed.as_ref().is_some_and(|hashed| hashed.algorithm == algorithm) {
+        if self.hashed.as_ref().is_some_and(|hashed| hashed.algorithm() == algorithm) {
             return Ok(());
         }
-        let mut hashed = Some(Hashed::new(algorithm, self.session.revision()));
+        let mut hashed = Hashed::new(algorithm, &*self.session);
         let mut stored = self.session.stream();
         while let Some(piece) = stored.try_next().await? {
-            hashed = hash(hashed, piece).await;
+            hashed.update(&piece);
+            // What is in memory comes without a wait, and there may be much of it.
+            tokio::task::yield_now().await;
         }
-        *self.hashed = hashed;
+        *self.hashed = Some(hashed);
         Ok(())
     }
-}
-
-/// Appends `content` to the session and to the hash, at the same time. After an error nothing is
-/// hashed, and the session is as it was.
-async fn store(
-    session: &mut dyn Session,
-    hashed: &mut Option<Hashed>,
-    content: Bytes,
-) -> Result<(), StorageError> {
-    if content.is_empty() {
-        return Ok(());
-    }
-    let hashing = hash(hashed.take(), content.clone());
-    let (appended, now_hashed) = tokio::join!(session.append(session.size_bytes(), vec![content]), hashing);
-    appended?;
-    *hashed = now_hashed;
-    Ok(())
-}
-
-/// Hashes `content` where it does not keep others waiting.
-async fn hash(hashed: Option<Hashed>, content: Bytes) -> Option<Hashed> {
-    let mut hashed = hashed?;
-    let work = tokio::task::spawn_blocking(move || {
-        hashed.hasher.update(&content);
-        hashed.bytes += content.len() as u64;
-        hashed
-    });
-    // A runtime that shuts down hashes nothing more; then nothing is hashed.
-    work.await.ok()
 }
 
 /// Carries `work` to its end, even if whoever asked for it loses interest.
