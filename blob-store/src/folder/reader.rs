@@ -1,14 +1,16 @@
 //! Reading a file as a stream of pieces.
 //!
 //! What the kernel has in memory is copied at once, on the thread that asks; only what must come
-//! from the disk is waited for on a thread that may block. From the first such piece on, the kernel
-//! is asked ahead of the reader, so that the disk works while the client is sent what it gave before.
+//! from the disk is waited for on a thread that may block. The kernel reads ahead by itself, further
+//! once it was told that all will be read in order, so the disk works while the client is sent what
+//! it gave before. Asked by name for what comes next (`WILLNEED`), it would fetch it in single pages,
+//! from which each later read copies a tenth more slowly.
+//!
 //! Buffers are used again, since the kernel would otherwise clear a fresh page for each 4 KiB that
 //! are sent.
 
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex};
@@ -23,8 +25,6 @@ use crate::storage::{ContentStream, StorageError};
 
 /// Bytes in one piece: small enough to be still in the processor's cache when it is sent.
 const PIECE: usize = 256 << 10;
-/// From the disk, the kernel is asked for so many bytes at once, while as many are still to be sent.
-const WINDOW: u64 = 8 << 20;
 /// Buffers kept for the next reader: 4 MiB.
 const MAX_IDLE_BUFFERS: usize = 16;
 
@@ -71,7 +71,7 @@ pub(super) fn stream(
     range: Range<u64>,
     buffers: Arc<BufferPool>,
 ) -> ContentStream {
-    let reading = Reading { file, fetched: range.start, range };
+    let reading = Reading { file, range, is_from_disk: false };
     stream::try_unfold(reading, move |mut reading| {
         let buffer = buffers.take();
         let name = name.clone();
@@ -92,8 +92,8 @@ struct Reading {
     file: Arc<File>,
     /// What is still to be read.
     range: Range<u64>,
-    /// Up to where the kernel was asked to fetch; where the stream begins, as long as all was in memory.
-    fetched: u64,
+    /// Some of it was not in memory, and the kernel knows that the rest will be wanted.
+    is_from_disk: bool,
 }
 
 impl Reading {
@@ -103,13 +103,13 @@ impl Reading {
         buffer.len = read_cached(&self.file, start, &mut buffer.bytes[..want]);
         self.range.start += want as u64;
         if buffer.len == want {
-            if self.fetched > start {
-                self.fetch_ahead();
-            }
             return Ok(Bytes::from_owner(buffer));
         }
-        self.fetched = self.fetched.max(self.range.start);
-        self.fetch_ahead();
+        if !self.is_from_disk {
+            self.is_from_disk = true;
+            // Only advice: reading works without it.
+            let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::Sequential);
+        }
         let file = Arc::clone(&self.file);
         let read = move || {
             let missing = start + buffer.len as u64;
@@ -118,22 +118,6 @@ impl Reading {
             Ok(read.map(|()| Bytes::from_owner(buffer)))
         };
         blocking(read).await.map_err(io::Error::other)?
-    }
-
-    /// Asks the kernel for the next part of the file once the reader comes close to it, and does not
-    /// wait: what was asked for before is sent meanwhile.
-    fn fetch_ahead(&mut self) {
-        let end = (self.range.start + 2 * WINDOW).min(self.range.end);
-        if self.fetched >= end || self.fetched > self.range.start + WINDOW {
-            return;
-        }
-        let (file, from) = (Arc::clone(&self.file), self.fetched);
-        self.fetched = end;
-        let ask = move || {
-            // Only advice: reading works without it.
-            let _ = rustix::fs::fadvise(&file, from, NonZeroU64::new(end - from), Advice::WillNeed);
-        };
-        drop(tokio::task::spawn_blocking(ask));
     }
 }
 
@@ -151,9 +135,11 @@ mod tests {
 
     use super::*;
 
+    const MIB: u64 = 1 << 20;
+
     /// Reads `range` of a file of which the kernel keeps only what lies before `cached`.
     async fn check(range: Range<u64>, cached: u64) {
-        let content: Vec<u8> = (0..3 * WINDOW + 12_345).map(|place| (place / 1021) as u8).collect();
+        let content: Vec<u8> = (0..3 * MIB + 12_345).map(|place| (place / 1021) as u8).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&content).unwrap();
         file.sync_data().unwrap();
@@ -166,10 +152,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_reads_the_same_from_the_disk_and_from_memory() {
-        check(0..u64::MAX, 4 * WINDOW).await;
+        check(0..u64::MAX, 4 * MIB).await;
         check(0..u64::MAX, 0).await;
-        check(0..u64::MAX, 2 * WINDOW).await;
-        check(WINDOW + 5..2 * WINDOW + 6, 0).await;
+        check(0..u64::MAX, 2 * MIB).await;
+        check(MIB + 5..2 * MIB + 6, 0).await;
         check(PIECE as u64 - 1..PIECE as u64 + 1, 0).await;
         check(7..7, 0).await;
     }
