@@ -39,6 +39,7 @@ mod server;
 mod tls;
 mod upload;
 mod uploads;
+mod workers;
 
 pub use access::audit::{Audit, AuditedAction, Outcome};
 pub use access::htpasswd::HtpasswdError;

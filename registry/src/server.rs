@@ -46,6 +46,7 @@ use crate::repository::Repositories;
 use crate::rules::Rules;
 use crate::tls::Tls;
 use crate::uploads::{UploadLimits, Uploads};
+use crate::workers::Workers;
 
 /// How a registry is served.
 #[derive(Debug, Clone)]
@@ -190,6 +191,13 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    /// The threads that serve connections cannot be had.
+    #[error("cannot start a thread for each processor")]
+    Threads {
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
     /// Those who run the server could not reach it.
     #[error("cannot offer the control socket in `{}`", folder.display())]
     Control {
@@ -221,6 +229,7 @@ pub struct Server {
     operations: Option<Operations>,
     control: Option<Control>,
     has_users: bool,
+    workers: Workers,
     front: Arc<Front>,
     caretaker: Arc<Caretaker>,
     garbage: Garbage,
@@ -240,8 +249,10 @@ struct Front {
 
 /// Connections that an address may have where other machines can connect.
 const CONNECTIONS_PER_ADDRESS: usize = 1024;
-/// Bytes of a body that are read from a connection at a time, if that many have arrived.
-const READ_BYTES: usize = 1 << 20;
+/// Bytes of a body that are read from a connection at a time, if that many have arrived, or gathered
+/// to be written: many, since each time costs the same, but no more than a processor's cache holds
+/// beside the rest.
+const BODY_BYTES: usize = 768 << 10;
 /// How long to wait after a connection could not be accepted: time for others to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -289,6 +300,7 @@ impl Server {
                 Some(bound.map_err(|source| ServeError::Control { folder, source })?)
             }
         };
+        let workers = Workers::start().map_err(|source| ServeError::Threads { source })?;
         let ids = RequestIds::new(random::bytes());
         let front = Arc::new(Front { service, tls, limits, metrics, ids, is_draining });
         let is_draining = stop;
@@ -298,6 +310,7 @@ impl Server {
             operations,
             control,
             has_users,
+            workers,
             front,
             caretaker,
             garbage,
@@ -334,7 +347,8 @@ impl Server {
     /// Serves until `shutdown` is done. Then nothing new is accepted, requests under way have
     /// [`Limits::drain`] to end, and what is left is cut off; cut-off uploads can be resumed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { listener, operations, control, front, caretaker, garbage, is_draining, .. } = self;
+        let Self { listener, operations, control, workers, front, caretaker, garbage, is_draining, .. } =
+            self;
         let graceful = GracefulShutdown::new();
         let (uploads, expiry) = (Arc::clone(&front.service.uploads), front.limits.upload_expiry);
         let care = tokio::spawn(async move {
@@ -345,7 +359,7 @@ impl Server {
         let control = control.map(|control| tokio::spawn(control.run()));
         tokio::select! {
             () = shutdown => {}
-            () = accept(&listener, &front, &graceful) => {}
+            () = accept(&listener, &workers, &front, &graceful) => {}
         }
         is_draining.send_replace(true);
         drop(listener);
@@ -414,7 +428,7 @@ fn check_exposure(
 }
 
 /// Accepts connections for ever.
-async fn accept(listener: &TcpListener, front: &Arc<Front>, graceful: &GracefulShutdown) {
+async fn accept(listener: &TcpListener, workers: &Workers, front: &Arc<Front>, graceful: &GracefulShutdown) {
     let connections = Arc::new(Semaphore::new(front.limits.connections));
     let is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
     let usual = if is_local { usize::MAX } else { CONNECTIONS_PER_ADDRESS };
@@ -440,10 +454,13 @@ async fn accept(listener: &TcpListener, front: &Arc<Front>, graceful: &GracefulS
             }
         };
         let (front, watcher) = (Arc::clone(front), graceful.watcher());
-        tokio::spawn(async move {
+        let serve = move |stream| async move {
             front.serve(stream, from, watcher).await;
             drop((permit, peer));
-        });
+        };
+        if let Err(error) = workers.serve(stream, serve) {
+            observer.observe(&Event::AcceptFailed { error: &error });
+        }
     }
 }
 
@@ -460,7 +477,7 @@ impl Front {
             .header_read_timeout(limits.head_timeout)
             .max_header_size(limits.head_bytes)
             .max_headers(limits.headers)
-            .max_buf_size(READ_BYTES)
+            .max_buf_size(BODY_BYTES)
             .serve_connection(
                 TokioIo::new(Connection::new(transport, limits.body_window)),
                 service_fn(|request| self.answer(request, peer)),
