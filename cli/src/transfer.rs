@@ -48,9 +48,10 @@ impl TransferArgs {
     }
 }
 
-/// Runs `work` to its end on a runtime of its own.
+/// Runs `work` to its end on a runtime of its own. One thread serves all connections: two would wake
+/// each other for nothing, and what takes long, hashing and writing, has threads of its own anyway.
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, CommandError> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(work))
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(work))
 }
 
 /// One bar for everything that moves; a line per failure that is tried again.
