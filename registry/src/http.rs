@@ -27,7 +27,7 @@ use hyper::body::Incoming;
 
 use self::body::{Pace, RequestBody, ResponseBody};
 use self::error::ApiError;
-use self::gate::{Change, Gate};
+use self::gate::{Asked, Change, Gate};
 use crate::access::gate::Caller;
 use crate::access::right::Action;
 use crate::event::{Event, Observer};
@@ -93,8 +93,9 @@ impl Service {
         let query = Query::parse(head.uri.query());
         // Also of those who may not, since they may be sending already.
         let body = RequestBody::new(body, self.pace, Arc::clone(exchange));
-        let caller = self.gate.admit(&route, &method, &head.headers, exchange).await?;
-        let change = Change::new(&route, &method, &query, &caller, exchange);
+        let asked = Asked { route: &route, method: &method, query: &query };
+        let caller = self.gate.admit(asked, &head.headers, exchange).await?;
+        let change = Change::new(asked, &caller, exchange);
         let call = Call { caller, method, headers: head.headers, query, body };
         let answer = self.dispatch(route, call, exchange).await;
         if let Some(change) = change {

@@ -50,6 +50,24 @@ fn docker_logs_in_pushes_and_pulls_step_by_step() {
 }
 
 #[test]
+fn who_mounts_is_told_to_get_a_token_for_both_repositories() {
+    let world = World::with_users(&["alice team:pull,push"], &[]);
+    let token = world.token("alice", "repository:team/a:pull,push");
+    push_image(&mut world.client(), &token, "team/a", "1.0");
+    let blob = Digest::sha256(b"layer");
+    let challenge = |from: &str| {
+        let path = format!("/v2/team/b/blobs/uploads/?mount={blob}&from={from}");
+        let reply = world.ask("", "POST", &path).expect_error(401, "UNAUTHORIZED");
+        reply.header("www-authenticate").unwrap().to_owned()
+    };
+    assert!(challenge("team/a").ends_with(",scope=\"repository:team/b:pull,push repository:team/a:pull\""));
+    // Nobody gets a token for what is no name.
+    assert!(challenge("..%22,error=%22").ends_with(",scope=\"repository:team/b:pull,push\""));
+    let token = world.token("alice", "repository:team/b:pull,push&scope=repository:team/a:pull");
+    world.ask(&token, "POST", &format!("/v2/team/b/blobs/uploads/?mount={blob}&from=team/a")).expect(201);
+}
+
+#[test]
 fn containerd_asks_with_a_form() {
     let world = World::with_users(&["alice team:pull"], &[]);
     let robot = world.add_robot("ci", "team:pull", Expiry::Never).unwrap();

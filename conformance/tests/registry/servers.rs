@@ -1,10 +1,12 @@
 //! Registries that end with the test.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use conformance::registry::User;
 
 /// A registry, as long as this lives.
 #[derive(Debug)]
@@ -61,19 +63,21 @@ impl Server {
         self
     }
 
-    /// `hull registry serve`, where `hull` lies beside this test.
-    pub(crate) fn hull() -> Option<Self> {
-        let folder = folder();
-        let mut command = Command::new(hull()?);
-        command
-            .args(["registry", "serve", "--listen", "127.0.0.1:0", "--data"])
-            .arg(folder.path().join("data"));
-        command
-            .env("HULL_HOME", folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
+    /// `hull registry serve`, where `hull` lies beside this test. With a user, nobody else may do anything.
+    pub(crate) fn hull(user: Option<&User>) -> Option<Self> {
+        let (hull, folder) = (hull()?, folder());
+        let registry = |arguments: &[&str]| {
+            let mut command = Command::new(&hull);
+            command.arg("registry").args(arguments).env("HULL_HOME", folder.path());
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+            command.spawn().unwrap()
+        };
+        if let Some(User { name, password }) = user {
+            let mut child = registry(&["user", "add", name, "--grant", "*:admin", "--password-stdin"]);
+            child.stdin.take().unwrap().write_all(password.as_bytes()).unwrap();
+            assert!(child.wait().unwrap().success());
+        }
+        let mut child = registry(&["serve", "--listen", "127.0.0.1:0"]);
         let mut address = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut address).unwrap();
         Some(Self { child, address: address.trim_end().to_owned(), _folder: folder })

@@ -20,7 +20,7 @@ use crate::access::right::{Action, Grant};
 use crate::access::scope::Scope;
 use crate::access::secret::Secret;
 use crate::exchange::Exchange;
-use crate::name::{ManifestName, parse_digest};
+use crate::name::{ManifestName, RepositoryName, parse_digest};
 use crate::public_url::PublicUrl;
 use crate::route::Route;
 
@@ -37,6 +37,14 @@ pub(crate) struct Gate {
     pub(crate) public_url: Option<PublicUrl>,
     /// How clients reach it otherwise.
     pub(crate) scheme: &'static str,
+}
+
+/// What a request wants.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) route: &'a Route,
+    pub(super) method: &'a Method,
+    pub(super) query: &'a Query,
 }
 
 /// What a request shows.
@@ -74,35 +82,44 @@ pub(crate) fn needs(route: &Route, method: &Method) -> Needs {
     }
 }
 
+impl Asked<'_> {
+    /// What to get a token for: what it takes, and what a mount reads from.
+    fn scopes(self) -> String {
+        let needed = needs(self.route, self.method).scope();
+        let source = match self.route {
+            Route::Uploads(_) => self.query.get("from").and_then(|from| RepositoryName::parse(from).ok()),
+            _ => None,
+        };
+        let source = source.map(|from| Scope::to(Action::Pull, from));
+        needed.into_iter().chain(source).map(|scope| scope.to_string()).collect::<Vec<_>>().join(" ")
+    }
+}
+
 impl Gate {
     /// Who asks, if they may.
     pub(super) async fn admit(
         &self,
-        route: &Route,
-        method: &Method,
+        asked: Asked<'_>,
         headers: &HeaderMap,
         exchange: &Exchange,
     ) -> Result<Caller, ApiError> {
-        let needs = needs(route, method);
+        let needs = needs(asked.route, asked.method);
         if needs == Needs::Nothing {
             return Ok(Caller::nobody(&self.everybodys));
         }
-        let unauthorized = |scope: Option<Scope>, error| ApiError::Unauthorized {
-            challenge: self.challenge(headers, scope.as_ref(), error),
-        };
+        let unauthorized =
+            |error| ApiError::Unauthorized { challenge: self.challenge(headers, &asked.scopes(), error) };
         let address = exchange.peer().ip();
-        let caller = match self.caller(route, headers, address).await {
+        let caller = match self.caller(asked.route, headers, address).await {
             Ok(caller) => caller,
-            Err(LoginError::Wrong) => return Err(unauthorized(needs.scope(), None)),
-            Err(LoginError::BadToken) => return Err(unauthorized(needs.scope(), Some("invalid_token"))),
+            Err(LoginError::Wrong) => return Err(unauthorized(None)),
+            Err(LoginError::BadToken) => return Err(unauthorized(Some("invalid_token"))),
             Err(error) => return Err(error.into()),
         };
         exchange.asked_by(caller.name().to_owned());
         match caller.judge(&needs) {
             Verdict::Yes => Ok(caller),
-            Verdict::Unproven => {
-                Err(unauthorized(needs.scope(), caller.has_token().then_some("insufficient_scope")))
-            }
+            Verdict::Unproven => Err(unauthorized(caller.has_token().then_some("insufficient_scope"))),
             Verdict::No => {
                 self.audit_denial(&caller, &needs, address);
                 Err(ApiError::Denied)
@@ -173,10 +190,11 @@ impl Gate {
     }
 
     /// The value of `WWW-Authenticate`: where to get a token, and for what.
-    fn challenge(&self, headers: &HeaderMap, scope: Option<&Scope>, error: Option<&str>) -> String {
+    fn challenge(&self, headers: &HeaderMap, scopes: &str, error: Option<&str>) -> String {
         let PublicUrl { scheme, authority } = self.url(headers);
         let mut challenge = format!("Bearer realm=\"{scheme}://{authority}/token\",service=\"{authority}\"");
-        for (name, value) in [("scope", scope.map(Scope::to_string)), ("error", error.map(str::to_owned))] {
+        let scopes = Some(scopes).filter(|scopes| !scopes.is_empty());
+        for (name, value) in [("scope", scopes), ("error", error)] {
             if let Some(value) = value {
                 challenge += &format!(",{name}=\"{value}\"");
             }
@@ -244,13 +262,8 @@ pub(super) struct Change(Audit);
 
 impl Change {
     /// `None` for requests that change nothing that others see.
-    pub(super) fn new(
-        route: &Route,
-        method: &Method,
-        query: &Query,
-        caller: &Caller,
-        exchange: &Exchange,
-    ) -> Option<Self> {
+    pub(super) fn new(asked: Asked<'_>, caller: &Caller, exchange: &Exchange) -> Option<Self> {
+        let Asked { route, method, query } = asked;
         let (action, repository, name) = match route {
             Route::Manifest(repository, name) if *method == Method::PUT => {
                 (AuditedAction::Push, repository, Some(name))
