@@ -20,6 +20,7 @@ use percent_encoding::percent_decode_str;
 use crate::event::{Event, Observer};
 use crate::name::RepositoryName;
 use crate::route::Route;
+use crate::workers::Burden;
 
 /// Characters of a path or of a `User-Agent` that are told.
 const MAX_TOLD: usize = 512;
@@ -172,12 +173,14 @@ impl fmt::Debug for Exchange {
 #[derive(Debug)]
 pub(crate) struct Watch {
     exchange: Arc<Exchange>,
+    /// Counts as long as the request is under way.
+    _burden: Burden,
     observer: Arc<dyn Observer>,
 }
 
 impl Watch {
-    pub(crate) fn new(exchange: Arc<Exchange>, observer: Arc<dyn Observer>) -> Self {
-        Self { exchange, observer }
+    pub(crate) fn new(exchange: Arc<Exchange>, burden: Burden, observer: Arc<dyn Observer>) -> Self {
+        Self { exchange, _burden: burden, observer }
     }
 
     /// The answer has begun; it is over when its body is.

@@ -26,6 +26,7 @@ mod log;
 mod manifest;
 mod metrics;
 mod name;
+mod on_thread;
 mod operations;
 mod peers;
 mod public_url;

@@ -46,7 +46,7 @@ use crate::repository::Repositories;
 use crate::rules::Rules;
 use crate::tls::Tls;
 use crate::uploads::{UploadLimits, Uploads};
-use crate::workers::Workers;
+use crate::workers::{Load, Workers};
 
 /// How a registry is served.
 #[derive(Debug, Clone)]
@@ -221,7 +221,8 @@ pub enum ServeError {
     Accounts(#[source] RecordsError),
 }
 
-/// A registry that listens. Connections wait until [`Server::run`].
+/// A registry that listens. Connections wait until [`Server::run`], and are then served by threads of the
+/// server's own, one for each processor.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -345,7 +346,8 @@ impl Server {
     }
 
     /// Serves until `shutdown` is done. Then nothing new is accepted, requests under way have
-    /// [`Limits::drain`] to end, and what is left is cut off; cut-off uploads can be resumed.
+    /// [`Limits::drain`] to end, and what is left is cut off; cut-off uploads can be resumed. Once this
+    /// returns, nothing of the server uses the storage any more, unless a disk takes longer than 10 seconds.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self { listener, operations, control, workers, front, caretaker, garbage, is_draining, .. } =
             self;
@@ -366,6 +368,7 @@ impl Server {
         care.abort();
         // Whether all ended in time or some are cut off: there is nothing left to do for them.
         let _ = tokio::time::timeout(front.limits.drain, graceful.shutdown()).await;
+        workers.stop().await;
         if let Some(operations) = operations {
             operations.abort();
         }
@@ -454,19 +457,20 @@ async fn accept(listener: &TcpListener, workers: &Workers, front: &Arc<Front>, g
             }
         };
         let (front, watcher) = (Arc::clone(front), graceful.watcher());
-        let serve = move |stream| async move {
-            front.serve(stream, from, watcher).await;
+        let serve = move |stream, load| async move {
+            front.serve(stream, from, load, watcher).await;
             drop((permit, peer));
         };
         if let Err(error) = workers.serve(stream, serve) {
             observer.observe(&Event::AcceptFailed { error: &error });
+            tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
 }
 
 impl Front {
     /// Serves one connection to its end. How it ends is its client's business.
-    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, watcher: Watcher) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, load: Arc<Load>, watcher: Watcher) {
         let _open = self.metrics.connection();
         // Answers are written whole; waiting for more to send would only delay them.
         let _ = stream.set_nodelay(true);
@@ -480,7 +484,7 @@ impl Front {
             .max_buf_size(BODY_BYTES)
             .serve_connection(
                 TokioIo::new(Connection::new(transport, limits.body_window)),
-                service_fn(|request| self.answer(request, peer)),
+                service_fn(|request| self.answer(request, peer, &load)),
             );
         let _ = watcher.watch(connection).await;
     }
@@ -506,9 +510,10 @@ impl Front {
         &self,
         request: Request<Incoming>,
         peer: SocketAddr,
+        load: &Arc<Load>,
     ) -> Result<Response<WatchedBody<ResponseBody>>, Infallible> {
         let exchange = Arc::new(Exchange::begin(self.ids.draw(), peer, &request));
-        let watch = Watch::new(Arc::clone(&exchange), Arc::clone(&self.service.observer));
+        let watch = Watch::new(Arc::clone(&exchange), load.request(), Arc::clone(&self.service.observer));
         let mut response = self.service.answer(request, &exchange).await;
         let id = HeaderValue::from_str(exchange.id()).expect("hex digits are visible ASCII");
         response.headers_mut().insert(REQUEST_ID, id);

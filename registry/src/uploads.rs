@@ -4,8 +4,9 @@
 //! socket --> hash --> batch --> append to the session, while the next batch arrives
 //! ```
 //!
-//! - Content is hashed as it arrives, so the closing `PUT` compares and does not read again. Only
-//!   after a restart, or where the storage failed, is an upload read once, to catch up.
+//! - Content is hashed as it arrives, so the closing `PUT` compares and does not read again. Only where
+//!   the hash is lost or is not the one that is asked for (after a restart, where the storage failed or a
+//!   quota was reached in the middle, where another server went on) is an upload read once, to catch up.
 //! - An upload takes one request at a time. A newer one overtakes an older one: a client whose
 //!   connection broke comes back before the server has noticed.
 //! - A request that began is carried to its end in a task of its own, so a client that goes away
@@ -381,7 +382,8 @@ impl Turn {
         self.hashed.as_ref().map_or(Algorithm::Sha256, Hashed::algorithm)
     }
 
-    /// Appends the body to the session. Afterwards, all of the session is hashed.
+    /// Appends the body to the session. Unless the storage or a quota refused some, all of the session is
+    /// hashed afterwards.
     async fn receive(
         &mut self,
         uploads: &Uploads,

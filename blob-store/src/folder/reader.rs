@@ -1,10 +1,10 @@
 //! Reading a file as a stream of pieces.
 //!
-//! What the kernel has in memory is copied at once, on the thread that asks; only what must come
-//! from the disk is waited for on a thread that may block. The kernel reads ahead by itself, further
-//! once it was told that all will be read in order, so the disk works while the client is sent what
-//! it gave before. Asked by name for what comes next (`WILLNEED`), it would fetch it in single pages,
-//! from which each later read copies a tenth more slowly.
+//! What the kernel has in memory is copied at once, on the thread that asks. From the first piece on
+//! that must come from the disk, all are read on threads that may block. The kernel reads ahead by
+//! itself, further once it was told that all will be read in order, so the disk works while the client
+//! is sent what it gave before. Asked by name for what comes next (`WILLNEED`), it would fetch it in
+//! single pages, from which each later read copies a tenth more slowly.
 //!
 //! Buffers are used again, since the kernel would otherwise clear a fresh page for each 4 KiB that
 //! are sent.
@@ -92,7 +92,7 @@ struct Reading {
     file: Arc<File>,
     /// What is still to be read.
     range: Range<u64>,
-    /// Some of it was not in memory, and the kernel knows that the rest will be wanted.
+    /// Some of it was not in memory.
     is_from_disk: bool,
 }
 
@@ -100,15 +100,17 @@ impl Reading {
     async fn next_piece(&mut self, mut buffer: Buffer) -> io::Result<Bytes> {
         let start = self.range.start;
         let want = usize::try_from(self.range.end - start).unwrap_or(PIECE).min(PIECE);
-        buffer.len = read_cached(&self.file, start, &mut buffer.bytes[..want]);
         self.range.start += want as u64;
-        if buffer.len == want {
-            return Ok(Bytes::from_owner(buffer));
-        }
         if !self.is_from_disk {
+            buffer.len = read_cached(&self.file, start, &mut buffer.bytes[..want]);
+            if buffer.len == want {
+                return Ok(Bytes::from_owner(buffer));
+            }
             self.is_from_disk = true;
-            // Only advice: reading works without it.
-            let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::Sequential);
+            if !self.range.is_empty() {
+                // Only advice: reading works without it.
+                let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::Sequential);
+            }
         }
         let file = Arc::clone(&self.file);
         let read = move || {

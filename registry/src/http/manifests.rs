@@ -12,6 +12,7 @@ use super::{Answer, ApiError, Call, DOCKER_CONTENT_DIGEST, Service, empty, etag,
 use crate::cache::CacheKey;
 use crate::manifest::Manifest;
 use crate::name::{ManifestName, RepositoryName, Tag};
+use crate::on_thread::on_thread;
 use crate::repository::PutManifest;
 
 /// Largest manifest: what the specification asks registries to accept at least.
@@ -55,13 +56,17 @@ impl Service {
             ManifestName::Digest(digest) => (digest.algorithm(), Some(*digest), more_tags(&call)?),
             ManifestName::Tag(tag) => (Algorithm::Sha256, None, vec![tag.clone()]),
         };
-        let mut hasher = Hasher::new(algorithm);
-        hasher.update(&bytes);
-        let digest = hasher.finish();
+        let (content, media_type) = (bytes.clone(), call.header(&header::CONTENT_TYPE).map(str::to_owned));
+        let check = move || {
+            let mut hasher = Hasher::new(algorithm);
+            hasher.update(&content);
+            (hasher.finish(), Manifest::check(&content, media_type.as_deref()))
+        };
+        let (digest, manifest) = on_thread(bytes.len(), check).await;
         if let Some(wanted) = wanted.filter(|wanted| *wanted != digest) {
             return Err(ApiError::ManifestDigest { wanted, found: digest });
         }
-        let manifest = Manifest::check(&bytes, call.header(&header::CONTENT_TYPE))?;
+        let manifest = manifest?;
         let missing = self.repositories.missing_blobs(&repository, &manifest.blobs).await?;
         if !missing.is_empty() {
             return Err(ApiError::MissingBlobs { missing });

@@ -15,6 +15,7 @@ use super::{Repositories, RepositoryError, ask_each, present};
 use crate::layout;
 use crate::manifest::Manifest;
 use crate::name::RepositoryName;
+use crate::on_thread::on_thread;
 
 /// Largest record that is read: annotations may fill a manifest.
 const MAX_RECORD: u64 = appliance::manifest::MAX_BYTES + (64 << 10);
@@ -95,8 +96,9 @@ impl Repositories {
         let key = layout::referrer(repository, subject, &digest);
         let read = blob_store::read_whole(&*self.storage, &key, MAX_RECORD).await;
         let Some(bytes) = present(read)? else { return Ok(None) };
-        match serde_json::from_slice(&bytes) {
-            Ok(referrer) => Ok(Some((referrer, bytes.len()))),
+        let size = bytes.len();
+        match on_thread(size, move || serde_json::from_slice(&bytes)).await {
+            Ok(referrer) => Ok(Some((referrer, size))),
             Err(_) => Err(RepositoryError::Damaged { key, problem: "it is not a descriptor" }),
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use registry::{Exposure, ServeError, Server, ServerConfig, SystemClock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::runtime::Runtime;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::config::{Config, LogFormat, TlsPaths};
@@ -65,7 +65,11 @@ const FEW_CONNECTIONS: u64 = 4096;
 pub(super) fn run(context: &Context, args: ServeArgs) -> Result<(), CommandError> {
     let (config, place) = args.storage.read(context)?;
     let log = Arc::new(Log::new(args.log_format.or(config.log).unwrap_or(LogFormat::Text), args.verbose));
-    let served = Runtime::new()?.block_on(serve(args, config, place, Arc::clone(&log)));
+    // The server has threads of its own for connections. What else there is to do is little at a time.
+    let runtime =
+        Builder::new_multi_thread().worker_threads(2).max_blocking_threads(64).enable_all().build()?;
+    let served = runtime.block_on(serve(args, config, place, Arc::clone(&log)));
+    drop(runtime);
     log.finish();
     served
 }
