@@ -80,13 +80,14 @@ pub struct ServerConfig {
     pub observer: Arc<dyn Observer>,
 }
 
-/// Who may be able to connect to a server that lacks TLS or users.
+/// Who may be able to connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exposure {
-    /// Processes of this machine. Another address than a loopback one needs TLS and users.
-    LoopbackOnly,
-    /// Whoever reaches the address: they may read and replace everything, and so may everybody
-    /// between them and the server.
+    /// Processes of this machine; others by TLS, and as long as there is no user they may do nothing.
+    /// Another address than a loopback one needs TLS.
+    LoopbackOrTls,
+    /// Whoever reaches the address, also without TLS. As long as there is no user they may read and
+    /// replace everything, and so may everybody between them and the server.
     AnyoneWithoutTls,
 }
 
@@ -173,14 +174,11 @@ impl Default for Limits {
 pub enum ServeError {
     /// The address is open to other machines, and nobody said that this is meant.
     #[error(
-        "{listen} can be reached from other machines, and there is no {missing}; TLS and users are wanted, \
-         or a loopback address such as 127.0.0.1"
+        "{listen} can be reached from other machines; TLS is wanted, or a loopback address such as 127.0.0.1"
     )]
     NotLoopback {
         /// The address.
         listen: SocketAddr,
-        /// What is missing.
-        missing: &'static str,
     },
     /// The address cannot be listened on.
     #[error("cannot listen on {listen}")]
@@ -273,7 +271,12 @@ impl Server {
         let observer: Arc<dyn Observer> = Arc::new(Counted { metrics: Arc::clone(&metrics), observer });
         let gate = gate(&storage, &config, &observer);
         let has_users = !gate.access.is_open().await?;
-        check_exposure(config.listen, config.exposure, config.tls.is_some(), has_users)?;
+        if config.exposure == Exposure::LoopbackOrTls
+            && config.tls.is_none()
+            && !config.listen.ip().is_loopback()
+        {
+            return Err(ServeError::NotLoopback { listen: config.listen });
+        }
         check_layout(&*storage).await?;
         gate.access.prepare().await?;
         let service = Arc::new(service(Arc::clone(&storage), &config, gate, Arc::clone(&observer)));
@@ -324,8 +327,8 @@ impl Server {
         &self.front.service.gate.access
     }
 
-    /// True if there was an account when the server began to listen. Where there was none, whoever
-    /// connects may do everything.
+    /// True if there was an account when the server began to listen. Where there was none, [`Exposure`]
+    /// says what whoever connects may do.
     pub fn has_users(&self) -> bool {
         self.has_users
     }
@@ -385,6 +388,8 @@ fn gate(storage: &Arc<dyn Storage>, config: &ServerConfig, observer: &Arc<dyn Ob
     let actions: Actions = [Action::Pull].into_iter().collect();
     let public = |prefix: &Prefix| Grant { prefix: prefix.clone(), actions };
     Gate {
+        open_without_accounts: config.exposure == Exposure::AnyoneWithoutTls
+            || config.listen.ip().is_loopback(),
         access: Access::new(Arc::clone(storage), Arc::clone(&config.clock), Arc::clone(observer)),
         everybodys: config.anonymous_pull.iter().map(public).collect(),
         public_url: config.public_url.clone(),
@@ -410,24 +415,6 @@ fn service(
     let uploads = Arc::new(Uploads::new(storage, Arc::clone(&repositories), clock, upload_limits));
     let pace = Pace { window: limits.body_window, floor_bytes: limits.body_floor_bytes };
     Service { repositories, uploads, gate, pace, uri_bytes: limits.uri_bytes, observer }
-}
-
-/// Whether a server may listen there.
-fn check_exposure(
-    listen: SocketAddr,
-    exposure: Exposure,
-    has_tls: bool,
-    has_users: bool,
-) -> Result<(), ServeError> {
-    if exposure == Exposure::AnyoneWithoutTls || listen.ip().is_loopback() {
-        return Ok(());
-    }
-    match (has_tls, has_users) {
-        (true, true) => Ok(()),
-        (true, false) => Err(ServeError::NotLoopback { listen, missing: "user" }),
-        (false, true) => Err(ServeError::NotLoopback { listen, missing: "TLS" }),
-        (false, false) => Err(ServeError::NotLoopback { listen, missing: "TLS and no user" }),
-    }
 }
 
 /// Accepts connections for ever.

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::registry::Guard;
-use crate::support::{Done, Host, installed, wait};
+use crate::support::{Done, Host, installed, is_root, wait};
 
 /// `hull registry serve`, with what it says in a file.
 #[derive(Debug)]
@@ -334,4 +334,80 @@ fn the_unit_is_right_and_lets_the_server_do_little() {
     // Ten times the exposure level, of which 100 is the worst.
     let (code, said) = analyze(&["security", "--offline=yes", "--threshold=15"]);
     assert_eq!(code, Some(0), "{said}");
+}
+
+/// Serves with the packaged settings, on all addresses of a network of its own.
+fn serve_as_packaged(host: &Host) -> Guard {
+    let packaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/registry.toml");
+    let settings = fs::read_to_string(packaged).unwrap();
+    let folder = host.folder().to_str().unwrap();
+    let settings = settings.replace("/run/credentials/hull-registry.service", folder);
+    let settings = settings.replace("/var/lib/hull-registry", &format!("{folder}/data"));
+    assert!(settings.contains("listen = \"0.0.0.0:5000\""), "{settings}");
+    fs::write(host.folder().join("registry.toml"), settings).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_hull")]);
+    command.args(["registry", "serve", "--config", "registry.toml"]).current_dir(folder);
+    host.clean(&mut command);
+    command.stdout(Stdio::piped()).stderr(fs::File::create(host.folder().join("log")).unwrap());
+    let mut server = Guard(command.spawn().unwrap());
+    let mut address = String::new();
+    BufReader::new(server.0.stdout.as_mut().unwrap()).read_line(&mut address).unwrap();
+    assert_eq!(address, "0.0.0.0:5000\n", "{}", fs::read_to_string(host.folder().join("log")).unwrap());
+    server
+}
+
+#[test]
+fn the_packaged_settings_let_nobody_in_until_the_first_user_is_made_and_then_tell_who_did_what() {
+    if !is_root() || !installed(&["unshare", "nsenter", "ip", "curl"]) {
+        return;
+    }
+    let host = Host::new();
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(host.folder().join("tls.crt"), issued.cert.pem()).unwrap();
+    fs::write(host.folder().join("tls.key"), issued.signing_key.serialize_pem()).unwrap();
+    let server = serve_as_packaged(&host);
+    let status = |method: &str, user: &str, path: &str| {
+        let mut curl = Command::new("nsenter");
+        curl.args(["--target", &server.0.id().to_string(), "--net", "curl", "--silent", "--show-error"]);
+        curl.args(["--cacert", "tls.crt", "--output", "answer", "--write-out", "%{http_code}"]);
+        curl.args(["--request", method, &format!("https://localhost:5000{path}")]);
+        if !user.is_empty() {
+            curl.args(["--user", user]);
+        }
+        host.clean(&mut curl);
+        Done::of(curl.current_dir(host.folder())).ok()
+    };
+    let empty = format!("/v2/team/web/blobs/uploads/?digest={}", appliance::Digest::sha256(b""));
+    assert_eq!(status("GET", "", "/v2/"), "401");
+    assert_eq!(status("POST", "", &empty), "401");
+    assert_eq!(status("POST", "alice:guessed", &empty), "401");
+    let log = || fs::read_to_string(host.folder().join("log")).unwrap();
+    assert!(log().contains("nobody may do anything"), "{}", log());
+    // As docs/registry.md says; it makes up a password.
+    let password = host.ok("registry user add alice --grant *:admin --config registry.toml");
+    let alice = format!("alice:{password}");
+    assert_eq!(status("POST", "", &empty), "401");
+    assert_eq!(status("POST", &alice, &empty), "201");
+    assert_eq!(status("DELETE", &alice, "/v2/team/web/manifests/absent"), "404");
+    host.ok("registry user add bob --grant other:pull --config registry.toml");
+    drop(server);
+    let audits: Vec<String> = log()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|line| line["event"] == "audit")
+        .map(|line| {
+            let told = ["principal", "action", "repository", "object", "outcome"];
+            told.map(|key| line[key].as_str().unwrap_or("-").to_owned()).join(" ")
+        })
+        .collect();
+    let want = [
+        "user:alice log-in - - denied",
+        "operator add-user - alice done",
+        "user:alice push-blob team/web - done",
+        "user:alice delete team/web absent failed",
+        "operator add-user - bob done",
+    ];
+    assert_eq!(audits, want);
+    assert!(!log().contains(&password), "a password is in the log");
 }

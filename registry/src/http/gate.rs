@@ -31,6 +31,8 @@ const MAX_CLAIM: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Gate {
     pub(crate) access: Access,
+    /// Whether everybody may do everything until there is an account. Else nobody may do anything.
+    pub(crate) open_without_accounts: bool,
     /// What everybody may do, once there are accounts.
     pub(crate) everybodys: Vec<Grant>,
     /// Where clients reach this server, if that is not what they say.
@@ -96,6 +98,11 @@ impl Asked<'_> {
 }
 
 impl Gate {
+    /// True if everybody may do everything now.
+    pub(super) async fn is_open(&self) -> Result<bool, LoginError> {
+        Ok(self.open_without_accounts && self.access.is_open().await?)
+    }
+
     /// Who asks, if they may.
     pub(super) async fn admit(
         &self,
@@ -133,7 +140,7 @@ impl Gate {
         headers: &HeaderMap,
         address: IpAddr,
     ) -> Result<Caller, LoginError> {
-        if self.access.is_open().await? {
+        if self.is_open().await? {
             return Ok(Caller::anybody());
         }
         match Shown::read(headers) {

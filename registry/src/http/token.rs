@@ -52,7 +52,7 @@ impl Service {
             Err(error) => return Err(error.into()),
         };
         let params = form.as_ref().unwrap_or(&call.query);
-        let caller = match self.gate.access.is_open().await? {
+        let caller = match self.gate.is_open().await? {
             true => Caller::anybody(),
             false => Caller::somebody(account.clone(), &self.gate.everybodys, None),
         };
@@ -71,12 +71,12 @@ impl Service {
 
     async fn account(&self, shown: Shown, address: IpAddr) -> Result<Account, LoginError> {
         match shown {
-            Shown::Nothing if self.gate.everybodys.is_empty() && !self.gate.access.is_open().await? => {
+            Shown::Nothing if self.gate.everybodys.is_empty() && !self.gate.is_open().await? => {
                 Err(LoginError::Wrong)
             }
             Shown::Nothing => Ok(Account::anonymous()),
             // Whoever may do anything without an account may also show one that is not there.
-            _ if self.gate.access.is_open().await? => Ok(Account::anonymous()),
+            _ if self.gate.is_open().await? => Ok(Account::anonymous()),
             Shown::Password { name, password } => self.gate.log_in(&name, &password, address).await,
             // A robot's token only: a bearer token must not get another one when it ends.
             Shown::Bearer(token) => self.gate.log_in_robot(&token, address).await,

@@ -123,7 +123,7 @@ impl Drop for Registry {
 
 pub(crate) fn config(listen: &str, limits: Limits, observer: Arc<dyn Observer>) -> ServerConfig {
     let listen = listen.parse().unwrap();
-    let exposure = Exposure::LoopbackOnly;
+    let exposure = Exposure::LoopbackOrTls;
     ServerConfig {
         listen,
         exposure,

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use registry::{Audit, Collected, Event, Exchange, Observer, Outcome};
+use registry::{Audit, AuditedAction, Collected, Event, Exchange, Observer, Outcome};
 use serde_json::{Map, Value, json};
 
 use super::config::LogFormat;
@@ -130,7 +130,8 @@ impl Log {
 impl Log {
     fn audit(&self, audit: &Audit) {
         let is_refusal = audit.outcome == Outcome::Denied;
-        if self.format == LogFormat::Text && !self.is_verbose && !is_refusal {
+        // Of a push it is the manifest that matters to people.
+        if audit.action == AuditedAction::PushBlob && !self.has_everything() {
             return;
         }
         let Audit { principal, action, outcome, .. } = audit;

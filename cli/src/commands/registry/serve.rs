@@ -38,7 +38,8 @@ pub(super) struct ServeArgs {
     /// The key of that certificate: PEM
     #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     tls_key: Option<PathBuf>,
-    /// Listen beyond this machine all the same: whoever reaches the address can read and replace everything
+    /// Listen beyond this machine all the same: until there are users, whoever reaches the address can
+    /// read and replace everything
     #[arg(long)]
     without_tls_and_users: bool,
     /// Answer /livez, /readyz and /metrics there; without TLS and users
@@ -90,7 +91,7 @@ async fn serve(args: ServeArgs, mut config: Config, place: Place, log: Arc<Log>)
         listen: args.listen.or(config.listen).unwrap_or(LISTEN),
         exposure: match args.without_tls_and_users {
             true => Exposure::AnyoneWithoutTls,
-            false => Exposure::LoopbackOnly,
+            false => Exposure::LoopbackOrTls,
         },
         tls: tls.as_ref().map(TlsFiles::tls),
         operations: args.operations.or(config.operations),
@@ -123,14 +124,13 @@ async fn serve(args: ServeArgs, mut config: Config, place: Place, log: Arc<Log>)
         log.say(Level::Info, format_args!("Probes and counters are at http://{operations}/metrics"));
     }
     if !server.has_users() {
-        let who = if server.local_addr().ip().is_loopback() { "on this machine" } else { "who reaches it" };
-        log.say(
-            Level::Warning,
-            format_args!(
-                "There are no users: everybody {who} may push and delete. The first one changes that: \
-                 hull registry user add NAME --grant '*:admin'"
-            ),
-        );
+        let who = match (server.local_addr().ip().is_loopback(), args.without_tls_and_users) {
+            (true, _) => "everybody on this machine may push and delete. The first one changes that",
+            (false, true) => "everybody who reaches it may push and delete. The first one changes that",
+            (false, false) => "nobody may do anything. The first one changes that, while this runs",
+        };
+        let first = "hull registry user add NAME --grant '*:admin'";
+        log.say(Level::Warning, format_args!("There are no users: {who}: {first}"));
     }
     tell_service_manager("READY=1", &log);
     server.run(stopped).await;
@@ -201,8 +201,8 @@ impl From<ServeError> for CommandError {
     fn from(error: ServeError) -> Self {
         match error {
             ServeError::NotLoopback { .. } => Self::from_error(Exit::Usage, error).hint(
-                "`--tls-certificate` and `--tls-key` switch TLS on, `hull registry user add` makes a user; or put it \
-                 behind a proxy that has both, or say `--without-tls-and-users`",
+                "`--tls-certificate` and `--tls-key` switch TLS on; or put it behind a proxy that has TLS, or say \
+                 `--without-tls-and-users`",
             ),
             ServeError::OtherLayout { .. } => Self::from_error(Exit::Failed, error)
                 .hint("serve it with the version of hull that made it, and move it by `hull pull` and `hull push`"),
