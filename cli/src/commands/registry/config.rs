@@ -2,7 +2,7 @@
 //!
 //! Every key is optional, and one that does not exist is an error with its place. What the command
 //! line says comes first. Paths are relative to the file's folder. Secrets do not belong here: S3's
-//! credentials come from the environment.
+//! credentials come from the environment, or from files of their own that are named here.
 //!
 //! The keys are documented, one by one, in `docs/registry.md`.
 

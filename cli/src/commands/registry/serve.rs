@@ -21,9 +21,9 @@ use crate::environment;
 use crate::error::{CommandError, Exit};
 use crate::text;
 
-/// Serve a registry from a folder until interrupted
+/// Serve a registry until interrupted
 ///
-/// Any OCI client can push to it and pull from it. What it acknowledges is on disk. SIGTERM and SIGINT
+/// Any OCI client can push to it and pull from it. What it acknowledges is in its folder or bucket. SIGTERM and SIGINT
 /// let requests under way end; a second one does not wait. SIGHUP reads the certificate again.
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArgs {
