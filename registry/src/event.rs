@@ -32,7 +32,8 @@ pub enum Event<'a> {
         /// All that is known of it.
         request: &'a Exchange,
     },
-    /// A request was answered with a 5xx status. [`Event::RequestAnswered`] follows.
+    /// A request was answered with a 5xx status, or with what is there although not all could be done that
+    /// belongs to it. [`Event::RequestAnswered`] follows.
     RequestFailed {
         /// What is known of it so far.
         request: &'a Exchange,

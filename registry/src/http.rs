@@ -74,7 +74,7 @@ impl Service {
             if error.status().is_server_error() {
                 self.observer.observe(&Event::RequestFailed { request: exchange, error: &error });
             }
-            error.into_response()
+            error.into_response(exchange.method())
         })
     }
 
@@ -117,7 +117,7 @@ impl Service {
             Route::Blob(repository, digest) if call.method == Method::DELETE => {
                 self.delete_blob(&repository, digest, &call).await
             }
-            Route::Blob(repository, digest) => self.get_blob(&repository, digest, &call).await,
+            Route::Blob(repository, digest) => self.get_blob(&repository, digest, &call, exchange).await,
             Route::Uploads(repository) => self.post_upload(repository, call).await,
             Route::Upload(repository, upload) => match call.method {
                 Method::GET => self.upload_status(&repository, upload, &call).await,

@@ -10,11 +10,20 @@ use http::{Method, StatusCode};
 
 use super::body::ResponseBody;
 use super::{Answer, ApiError, Call, DOCKER_CONTENT_DIGEST, Service, empty, etag, respond, text_value};
+use crate::event::Event;
+use crate::exchange::Exchange;
 use crate::name::RepositoryName;
 use crate::range::Wanted;
+use crate::repository::RepositoryError;
 
 impl Service {
-    pub(super) async fn get_blob(&self, repository: &RepositoryName, digest: Digest, call: &Call) -> Answer {
+    pub(super) async fn get_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: Digest,
+        call: &Call,
+        exchange: &Exchange,
+    ) -> Answer {
         let unknown = ApiError::BlobUnknown { digest };
         let mut headers = vec![
             (DOCKER_CONTENT_DIGEST, text_value(&digest.to_string())),
@@ -23,7 +32,7 @@ impl Service {
             (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
         ];
         if call.method == Method::HEAD {
-            let size = self.repositories.rely_on_blob(repository, &digest).await?.ok_or(unknown)?;
+            let size = self.told_size(repository, &digest, exchange).await?.ok_or(unknown)?;
             headers.push((header::CONTENT_LENGTH, size.into()));
             return Ok(respond(StatusCode::OK, headers, ResponseBody::Stream(nothing())));
         }
@@ -43,6 +52,26 @@ impl Service {
         };
         headers.push((header::CONTENT_LENGTH, (range.end - range.start).into()));
         Ok(respond(status, headers, ResponseBody::Stream(object.stream(range))))
+    }
+
+    /// Size of a blob in bytes, for a client that relies on it from now on.
+    ///
+    /// A storage that takes no writes cannot note that. The client is told what is there all the same, and
+    /// the operator what failed: whoever pushes a manifest that names the blob has it noted then, or is
+    /// refused.
+    async fn told_size(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        exchange: &Exchange,
+    ) -> Result<Option<u64>, RepositoryError> {
+        let failed = match self.repositories.rely_on_blob(repository, digest).await {
+            Err(error @ RepositoryError::Storage(_)) => error,
+            relied => return relied,
+        };
+        let object = self.repositories.open_blob(repository, digest).await?;
+        self.observer.observe(&Event::RequestFailed { request: exchange, error: &failed });
+        Ok(object.map(|object| object.size_bytes()))
     }
 
     pub(super) async fn delete_blob(

@@ -90,9 +90,10 @@ impl ApiError {
         self.status_and_code().0
     }
 
-    pub(crate) fn into_response(self) -> Response<ResponseBody> {
+    /// The answer to a request of this method.
+    pub(crate) fn into_response(self, method: &Method) -> Response<ResponseBody> {
         let (status, code) = self.status_and_code();
-        let mut body = json!({ "errors": [{ "code": code, "message": self.message(status) }] });
+        let mut body = json!({ "errors": [{ "code": code, "message": self.message(status, method) }] });
         if let Some(detail) = self.detail() {
             body["errors"][0]["detail"] = detail;
         }
@@ -163,10 +164,17 @@ impl ApiError {
         }
     }
 
-    /// The error and what caused it. What goes wrong inside stays inside.
-    fn message(&self, status: StatusCode) -> String {
+    /// The error and what caused it. What goes wrong inside stays inside: of that, clients are told what
+    /// became of their request.
+    fn message(&self, status: StatusCode, method: &Method) -> String {
         if status == StatusCode::INTERNAL_SERVER_ERROR {
-            return "the registry failed; its operator finds the reason in its log".to_owned();
+            let what = match *method {
+                _ if !self.is_of_storage() => "the registry failed",
+                Method::GET | Method::HEAD => "the registry's storage failed",
+                Method::DELETE => "the registry's storage failed, and nothing is certain to be deleted",
+                _ => "the registry's storage failed, and this push is not stored",
+            };
+            return format!("{what}; its operator finds the reason in its log");
         }
         let mut message = self.to_string();
         let mut cause = std::error::Error::source(self);
@@ -175,6 +183,11 @@ impl ApiError {
             cause = error.source();
         }
         message
+    }
+
+    /// True if what was asked for failed in the storage.
+    fn is_of_storage(&self) -> bool {
+        matches!(self, Self::Upload(UploadsError::Storage(_)) | Self::Repository(RepositoryError::Storage(_)))
     }
 
     fn detail(&self) -> Option<serde_json::Value> {

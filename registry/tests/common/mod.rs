@@ -8,6 +8,7 @@ pub(crate) mod world;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -15,12 +16,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use appliance::Digest;
-use blob_store::{MemoryStorage, Storage};
+use blob_store::{Faults, FolderStorage, Key, MemoryStorage, OpenFolderError, SessionInfo, Storage};
+use futures_util::TryStreamExt as _;
 use registry::{
     Access, Caretaker, Clock, Collected, Event, Exposure, Garbage, Limits, Mode, Observer, Rules, Server,
     ServerConfig, SystemClock, Time,
 };
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 pub(crate) const MANIFEST: &str = appliance::media_type::MANIFEST;
@@ -334,6 +337,37 @@ pub(crate) fn manifest(config: &[u8], layer: &[u8]) -> Vec<u8> {
         "layers": [descriptor("application/octet-stream", layer)],
     });
     document.to_string().into_bytes()
+}
+
+/// A folder in memory where there is one, for what need not outlive a power cut.
+pub(crate) fn scratch() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// Opens a folder that a server of this process may have just left: the last of its threads lets go of it
+/// a moment after it has ended.
+pub(crate) fn open_folder(folder: &Path, faults: Arc<dyn Faults>) -> FolderStorage {
+    loop {
+        match FolderStorage::open_with_faults(folder, Arc::clone(&faults)) {
+            Err(OpenFolderError::InUse { .. }) => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
+/// All that a storage of the registry's layout holds: its keys, and the sessions that are open.
+pub(crate) fn everything(storage: &dyn Storage) -> (Vec<Key>, Vec<SessionInfo>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut keys = Vec::new();
+        for folder in ["access", "blobs", "quarantine", "repositories"] {
+            let folder = Key::new(folder).unwrap();
+            keys.extend(storage.keys_below(&folder).try_collect::<Vec<Key>>().await.unwrap());
+        }
+        let mut sessions = storage.sessions().await.unwrap();
+        sessions.sort_by_key(|session| session.id);
+        (keys, sessions)
+    })
 }
 
 /// How often a drill is repeated: as the environment says, or as often as a test run has time for.
