@@ -2,8 +2,12 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use appliance::Digest;
-use common::{INDEX, MANIFEST, Registry, descriptor, manifest};
+use blob_store::MemoryStorage;
+use common::{INDEX, MANIFEST, Registry, descriptor, everything, manifest};
+use registry::Limits;
 use serde_json::json;
 
 #[test]
@@ -57,15 +61,18 @@ fn a_tag_moves_and_the_old_manifest_stays() {
 
 #[test]
 fn a_manifest_needs_its_blobs_in_its_own_repository() {
-    let registry = Registry::in_memory();
+    let storage = MemoryStorage::new();
+    let registry = Registry::start(Arc::new(storage.clone()), Limits::default());
     let mut client = registry.client();
     client.push_blob("web", b"{}");
     client.push_blob("other", b"layer");
     let bytes = manifest(b"{}", b"layer");
+    let before = everything(&storage);
     let refused =
         client.put_manifest("web", "1", MANIFEST, &bytes).expect_error(404, "MANIFEST_BLOB_UNKNOWN");
     let missing = &refused.json()["errors"][0]["detail"]["digests"];
     assert_eq!(*missing, json!([Digest::sha256(b"layer")]));
+    assert_eq!(everything(&storage), before);
     client.get("/v2/web/manifests/1").expect(404);
     client.get("/v2/web/tags/list").expect(200);
 }
@@ -85,10 +92,12 @@ fn an_index_is_stored_also_where_its_manifests_are_elsewhere() {
 }
 
 #[test]
-fn what_is_no_manifest_is_refused() {
-    let registry = Registry::in_memory();
+fn what_is_no_manifest_is_refused_and_nothing_of_it_is_stored() {
+    let storage = MemoryStorage::new();
+    let registry = Registry::start(Arc::new(storage.clone()), Limits::default());
     let mut client = registry.client();
     client.push_blob("web", b"{}");
+    let before = everything(&storage);
     let good = manifest(b"{}", b"{}");
     let text = String::from_utf8(good.clone()).unwrap();
     let deep = format!("{{\"schemaVersion\":2,\"x\":{}1{}}}", "[".repeat(100), "]".repeat(100));
@@ -109,8 +118,10 @@ fn what_is_no_manifest_is_refused() {
         client.put_manifest("web", name, kind, bytes.as_bytes()).expect_error(400, code);
     }
     client.put_manifest("web", "1", MANIFEST, &vec![b' '; (4 << 20) + 1]).expect_error(413, "SIZE_INVALID");
+    assert_eq!(everything(&storage), before);
     client.get("/v2/web/manifests/1").expect(404);
     client.put_manifest("web", "1", MANIFEST, &good).expect(201);
+    assert_ne!(everything(&storage), before);
 }
 
 #[test]

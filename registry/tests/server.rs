@@ -2,14 +2,14 @@
 
 mod common;
 
-use std::io::{BufReader, Read, Write};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use appliance::Digest;
 use blob_store::{Key, MemoryStorage, Storage as _};
 use bytes::Bytes;
-use common::{Registry, config, connect, read_reply};
+use common::{Registry, config, connect, everything, noise, read_reply};
 use registry::{Exposure, Limits, ServeError, Server};
 
 #[tokio::test]
@@ -42,13 +42,15 @@ fn the_base_says_that_this_is_a_registry() {
 }
 
 #[test]
-fn bad_requests_get_the_right_error_and_never_500() {
-    let registry = Registry::in_memory();
+fn bad_requests_get_the_right_error_and_never_500_and_nothing_is_stored() {
+    let storage = MemoryStorage::new();
+    let registry = Registry::start(Arc::new(storage.clone()), Limits::default());
     let mut client = registry.client();
     let empty = Digest::sha256(b"");
     let upload = client.begin_upload("web");
     let blob = |digest: &str| format!("/v2/web/blobs/{digest}");
     let put = |query: &str| format!("{upload}?{query}");
+    let before = everything(&storage);
     for (method, path, status, code) in [
         ("GET", "/".to_owned(), 404, "UNSUPPORTED"),
         ("GET", "/v2/Web/tags/list".to_owned(), 400, "NAME_INVALID"),
@@ -78,6 +80,8 @@ fn bad_requests_get_the_right_error_and_never_500() {
         assert_eq!((reply.status, reply.code().as_str()), (status, code), "{method} {path}");
         assert_eq!(reply.header("allow").is_some(), status == 405, "{method} {path}");
     }
+    assert_eq!(everything(&storage), before);
+    assert_eq!(before.1.len(), 1, "the upload is open, as it was");
     client.get(&upload).expect(204);
     assert!(registry.events.try_recv().is_err(), "a client's mistake is no failure of the server");
 }
@@ -129,7 +133,7 @@ fn a_client_that_does_not_read_its_answer_is_cut_off() {
     let storage = MemoryStorage::new();
     let patient = Registry::start(Arc::new(storage.clone()), Limits::default());
     // More than the kernel's buffers take.
-    let content = common::noise(1, 32 << 20);
+    let content = noise(1, 32 << 20);
     let digest = patient.client().push_blob("web", &content);
 
     let limits = Limits { body_window: Duration::from_millis(100), ..Limits::default() };
@@ -140,6 +144,64 @@ fn a_client_that_does_not_read_its_answer_is_cut_off() {
     let mut answer = Vec::new();
     let _ = connection.read_to_end(&mut answer);
     assert!(answer.len() < content.len());
+}
+
+/// A server's window, and how long a client that is slow and never stops lets it wait each time.
+const WINDOW: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(50);
+/// So many pauses are longer than three windows.
+const PAUSES: usize = 14;
+
+/// Whether one of a few attempts succeeds: on a busy machine, a client that means well may stop for a window
+/// now and then. A limit on the time in all would end each of them.
+fn succeeds(attempt: impl Fn() -> io::Result<bool>) -> bool {
+    (0..5).any(|_| attempt().unwrap_or(false))
+}
+
+#[test]
+fn an_upload_that_is_slow_and_never_stops_may_take_as_long_as_it_likes() {
+    assert!(PAUSE * PAUSES as u32 > 3 * WINDOW);
+    let limits = Limits { body_window: WINDOW, body_floor_bytes: 1, ..Limits::default() };
+    let registry = Registry::start(Arc::new(MemoryStorage::new()), limits);
+    let content = noise(1, PAUSES);
+    let path = format!("/v2/web/blobs/uploads/?digest={}", Digest::sha256(&content));
+    let attempt = || {
+        let length = [("content-length", &*content.len().to_string())];
+        let mut connection = registry.client().begin("POST", &path, &length)?;
+        for byte in &content {
+            std::thread::sleep(PAUSE);
+            connection.get_mut().write_all(&[*byte])?;
+        }
+        Ok(read_reply(&mut connection, "POST")?.status == 201)
+    };
+    assert!(succeeds(attempt));
+    let blob = format!("/v2/web/blobs/{}", Digest::sha256(&content));
+    assert_eq!(registry.client().get(&blob).expect(200).body, content);
+}
+
+#[test]
+fn a_client_that_reads_slowly_and_never_stops_gets_all_of_a_large_blob() {
+    let storage = MemoryStorage::new();
+    let patient = Registry::start(Arc::new(storage.clone()), Limits::default());
+    // Several times what the kernel's buffers take, so that the server waits for its client.
+    let content = noise(1, 32 << 20);
+    let path = format!("/v2/web/blobs/{}", patient.client().push_blob("web", &content));
+    let strict = Registry::start(Arc::new(storage), Limits { body_window: WINDOW, ..Limits::default() });
+    let attempt = || {
+        let mut connection = strict.client().begin("GET", &path, &[])?;
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            connection.read_line(&mut line)?;
+        }
+        let mut got = vec![0; content.len()];
+        for part in got.chunks_mut(content.len().div_ceil(2 * PAUSES)) {
+            std::thread::sleep(PAUSE);
+            connection.read_exact(part)?;
+        }
+        Ok(got == content)
+    };
+    assert!(succeeds(attempt));
 }
 
 #[test]
