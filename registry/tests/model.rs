@@ -3,7 +3,8 @@
 //!
 //! Garbage is collected in between, after a time so long that nothing is spared for its youth; so the
 //! map knows exactly what must be gone and what must be there. Each sequence is made from a number,
-//! which a failure names.
+//! which a failure names. Most are played on a storage in memory, some on a folder that is opened anew at
+//! each restart.
 
 mod common;
 
@@ -12,10 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use appliance::Digest;
-use blob_store::MemoryStorage;
+use blob_store::{MemoryStorage, Storage};
 use common::{Client, INDEX, MANIFEST, Random, Registry, SetClock, descriptor, figure, repetitions};
 use registry::Limits;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 const OPERATIONS: usize = 100;
 const REPOSITORIES: [&str; 3] = ["a", "team/b", "team/b/c"];
@@ -23,6 +25,32 @@ const CONTENTS: [&[u8]; 5] = [b"{}", b"", b"one", b"two", b"three"];
 const TAGS: [&str; 3] = ["1", "1.0", "latest"];
 /// Far longer than what is kept for its youth.
 const LONG: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// One sequence of so many is played on a folder.
+const ON_FOLDER: u64 = 10;
+
+/// Where a registry keeps what it has, from one start to the next.
+enum Place {
+    Memory(MemoryStorage),
+    Folder(TempDir),
+}
+
+impl Place {
+    fn of(seed: u64) -> Self {
+        match seed % ON_FOLDER {
+            0 => Self::Folder(common::scratch()),
+            _ => Self::Memory(MemoryStorage::new()),
+        }
+    }
+
+    /// Opens the storage, which nobody else has open.
+    fn open(&self) -> Arc<dyn Storage> {
+        match self {
+            Self::Memory(storage) => Arc::new(storage.clone()),
+            Self::Folder(folder) => Arc::new(common::open_folder(folder.path(), Arc::new(()))),
+        }
+    }
+}
 
 /// A manifest as the map has it.
 #[derive(Clone)]
@@ -49,7 +77,7 @@ struct Repository {
 struct World {
     random: Random,
     clock: Arc<SetClock>,
-    storage: MemoryStorage,
+    place: Place,
     registry: Option<Registry>,
     client: Client,
     expected: BTreeMap<&'static str, Repository>,
@@ -60,12 +88,12 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let clock = Arc::new(SetClock::at(1_000_000_000));
-        let storage = MemoryStorage::new();
-        let registry = start(&storage, &clock);
+        let place = Place::of(seed);
+        let registry = start(&place, &clock);
         let client = registry.client();
         let expected = REPOSITORIES.map(|name| (name, Repository::default())).into();
         let random = Random::new(seed);
-        Self { random, clock, storage, registry: Some(registry), client, expected, done: Vec::new() }
+        Self { random, clock, place, registry: Some(registry), client, expected, done: Vec::new() }
     }
 
     fn step(&mut self) {
@@ -329,7 +357,7 @@ impl World {
     fn restart(&mut self) {
         self.done.push("restart".to_owned());
         drop(self.registry.take());
-        let registry = start(&self.storage, &self.clock);
+        let registry = start(&self.place, &self.clock);
         self.client = registry.client();
         self.registry = Some(registry);
     }
@@ -369,9 +397,9 @@ impl Repository {
     }
 }
 
-fn start(storage: &MemoryStorage, clock: &Arc<SetClock>) -> Registry {
+fn start(place: &Place, clock: &Arc<SetClock>) -> Registry {
     let clock = Arc::clone(clock);
-    Registry::configured(Arc::new(storage.clone()), Limits::default(), |config| config.clock = clock)
+    Registry::configured(place.open(), Limits::default(), |config| config.clock = clock)
 }
 
 fn entry(digest: &Digest) -> Value {
@@ -394,5 +422,8 @@ fn the_registry_does_what_a_plain_map_would() {
             std::panic::resume_unwind(panic);
         }
     }
-    figure(&format!("model sequences = {sequences} of {OPERATIONS} operations, divergences = 0"));
+    let on_folder = sequences.div_ceil(ON_FOLDER);
+    figure(&format!(
+        "model sequences = {sequences} of {OPERATIONS} operations, {on_folder} of them on a folder, divergences = 0"
+    ));
 }
