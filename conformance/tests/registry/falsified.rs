@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
 use conformance::Outcome;
+use conformance::registry::{Findings, Options, User};
 
 use crate::servers::Server;
 use crate::{findings, only, outcome};
@@ -92,10 +93,23 @@ fn pass(mut client: TcpStream, mut upstream: TcpStream, falsify: fn(&mut Passing
 fn check(section: &str, falsify: fn(&mut Passing), fail: &[&str], pass: &[&str]) {
     let Some(server) = Server::docker_registry("") else { return };
     let url = proxy(server.address.clone(), falsify);
-    let found = findings(&only(url, &[section, "conduct"]));
+    compare(&findings(&only(url, &[section, "conduct"])), fail, pass);
+}
+
+/// As [`check`], of signing in to a registry that gives tokens.
+#[track_caller]
+fn check_signing_in(falsify: fn(&mut Passing), fail: &[&str], pass: &[&str]) {
+    let user = User { name: "alice".to_owned(), password: "correct horse".to_owned() };
+    let Some(server) = Server::hull(Some(&user)) else { return };
+    let url = proxy(server.address.clone(), falsify);
+    compare(&findings(&Options { user: Some(user), ..only(url, &["signing-in"]) }), fail, pass);
+}
+
+#[track_caller]
+fn compare(found: &Findings, fail: &[&str], pass: &[&str]) {
     for (wanted, checks) in [(Outcome::Fail, fail), (Outcome::Pass, pass)] {
         for check in checks {
-            assert_eq!(outcome(&found, check), wanted, "{check}");
+            assert_eq!(outcome(found, check), wanted, "{check}");
         }
     }
 }
@@ -240,4 +254,34 @@ fn tags_out_of_order_or_missing_are_noticed() {
         &["tags-list", "tags-order", "tags-once-each", "tags-n-of-all"],
         &["tags-unknown-repository"],
     );
+}
+
+#[test]
+fn who_gets_in_and_may_not_is_noticed() {
+    let let_in = |answer: &mut Passing| {
+        if answer.method == "POST" && answer.is("401") {
+            answer.set_status("202");
+        }
+    };
+    let fail = ["token-of-another-repository", "token-of-another-action", "token-forged"];
+    check_signing_in(let_in, &fail, &["signing-in-challenge", "token-is-given", "token-needs-password"]);
+}
+
+#[test]
+fn tokens_that_are_not_given_or_not_asked_for_rightly_are_noticed() {
+    let no_token = |answer: &mut Passing| {
+        let text = String::from_utf8_lossy(&answer.body).replace("token\":", "taken\":");
+        answer.body = text.into_bytes();
+    };
+    check_signing_in(no_token, &["token-is-given"], &["signing-in-challenge"]);
+
+    let pull_only = |answer: &mut Passing| {
+        for line in &mut answer.headers {
+            *line = line.replace(":pull,push\"", ":pull\"");
+        }
+    };
+    check_signing_in(pull_only, &["token-scope-is-asked-for"], &["token-is-given"]);
+
+    let no_realm = |answer: &mut Passing| answer.drop_header("www-authenticate");
+    check_signing_in(no_realm, &["signing-in-challenge", "signing-in-scheme"], &[]);
 }
