@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use appliance::Digest;
 use blob_store::{Faults, FolderStorage, Step};
-use common::{Client, MANIFEST, Registry, Reply, SetClock, figure, manifest, noise, open_folder};
+use common::{Client, MANIFEST, Registry, Reply, SetClock, figure, manifest, noise};
 use registry::{Collected, Damaged, Garbage, Limits, Mode};
 use tempfile::TempDir;
 
@@ -94,9 +94,8 @@ fn mount(options: &str) -> Option<TempDir> {
     Some(folder)
 }
 
-/// Takes away what [`mount`] made, once the server there has let go of it.
+/// Takes away what [`mount`] made.
 fn unmount(folder: &TempDir) {
-    drop(open_folder(folder.path(), Arc::new(())));
     assert!(Command::new("umount").arg(folder.path()).status().unwrap().success());
 }
 
@@ -396,7 +395,7 @@ fn drill(what: What, spared: usize, tally: &mut Tally) -> bool {
     let [old, new] = ["old", "new"].map(Image::new);
     let clock = Arc::new(SetClock::at(EARLIER));
     let disk = Arc::new(BadDisk::default());
-    let open = |faults| Arc::new(open_folder(folder.path(), faults));
+    let open = |faults| Arc::new(FolderStorage::open_with_faults(folder.path(), faults).unwrap());
     let registry = serve(open(Arc::clone(&disk) as _), &clock);
     let mut client = registry.client();
     old.push(&mut client).unwrap();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use appliance::Digest;
-use blob_store::{MemoryStorage, Storage};
+use blob_store::{FolderStorage, MemoryStorage, Storage};
 use common::{Client, INDEX, MANIFEST, Random, Registry, SetClock, descriptor, figure, repetitions};
 use registry::Limits;
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ impl Place {
     fn open(&self) -> Arc<dyn Storage> {
         match self {
             Self::Memory(storage) => Arc::new(storage.clone()),
-            Self::Folder(folder) => Arc::new(common::open_folder(folder.path(), Arc::new(()))),
+            Self::Folder(folder) => Arc::new(FolderStorage::open(folder.path()).unwrap()),
         }
     }
 }

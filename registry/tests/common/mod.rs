@@ -8,7 +8,6 @@ pub(crate) mod world;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -16,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use appliance::Digest;
-use blob_store::{Faults, FolderStorage, Key, MemoryStorage, OpenFolderError, SessionInfo, Storage};
+use blob_store::{Key, MemoryStorage, SessionInfo, Storage};
 use futures_util::TryStreamExt as _;
 use registry::{
     Access, Caretaker, Clock, Collected, Event, Exposure, Garbage, Limits, Mode, Observer, Rules, Server,
@@ -342,17 +341,6 @@ pub(crate) fn manifest(config: &[u8], layer: &[u8]) -> Vec<u8> {
 /// A folder in memory where there is one, for what need not outlive a power cut.
 pub(crate) fn scratch() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
-}
-
-/// Opens a folder that a server of this process may have just left: the last of its threads lets go of it
-/// a moment after it has ended.
-pub(crate) fn open_folder(folder: &Path, faults: Arc<dyn Faults>) -> FolderStorage {
-    loop {
-        match FolderStorage::open_with_faults(folder, Arc::clone(&faults)) {
-            Err(OpenFolderError::InUse { .. }) => std::thread::yield_now(),
-            opened => return opened.unwrap(),
-        }
-    }
 }
 
 /// All that a storage of the registry's layout holds: its keys, and the sessions that are open.
