@@ -294,10 +294,38 @@ struct Fault {
 enum What {
     /// To one write.
     Write,
+    /// To every write from then on.
+    Writes,
     /// To one fsync.
     Sync,
     /// To everything from then on. Where that was an fsync, too, the storage is read-only.
     Everything,
+}
+
+impl What {
+    /// Why changes are refused once the disk has failed.
+    const fn refusals(self) -> &'static [Refusal] {
+        match self {
+            Self::Write => &[],
+            Self::Writes => &[FAILED],
+            Self::Sync => &[READ_ONLY],
+            Self::Everything => &[FAILED, READ_ONLY],
+        }
+    }
+
+    /// Whether nothing at all is changed then, in a storage that is open.
+    const fn ends_all_changes(self) -> bool {
+        matches!(self, Self::Sync | Self::Everything)
+    }
+
+    /// How many of [`Image::deletions`] are refused then. What has no tag can be deleted without a write.
+    const fn refused_deletions(self) -> usize {
+        match self {
+            Self::Write => 0,
+            Self::Writes => 2,
+            Self::Sync | Self::Everything => 4,
+        }
+    }
 }
 
 /// "Input/output error", as Linux numbers it.
@@ -307,7 +335,7 @@ impl Faults for BadDisk {
     fn before(&self, step: Step<'_>) -> io::Result<()> {
         let mut fault = self.0.lock().unwrap();
         let fails = |fault: &&mut Fault| match fault.what {
-            What::Write => matches!(step, Step::Write { .. }),
+            What::Write | What::Writes => matches!(step, Step::Write { .. }),
             What::Sync => matches!(step, Step::SyncData { .. } | Step::SyncFolder { .. }),
             What::Everything => true,
         };
@@ -316,7 +344,7 @@ impl Faults for BadDisk {
             *spared -= 1;
             return Ok(());
         }
-        if *what != What::Everything {
+        if matches!(what, What::Write | What::Sync) {
             *fault = None;
         }
         Err(io::Error::from_raw_os_error(EIO))
@@ -381,10 +409,11 @@ impl Image {
         tally.read(client.get("/v2/web/tags/list"));
     }
 
-    /// What deletes the image, bit by bit.
-    fn deletions(&self) -> Vec<String> {
-        let blobs = self.blobs().map(|content| format!("/v2/web/blobs/{}", Digest::sha256(content)));
-        [self.tag(), self.by_digest()].into_iter().chain(blobs).collect()
+    /// What deletes the image: its tag, its manifest, its blobs.
+    fn deletions(&self) -> [String; 4] {
+        let [config, layer] =
+            self.blobs().map(|content| format!("/v2/web/blobs/{}", Digest::sha256(content)));
+        [self.tag(), self.by_digest(), config, layer]
     }
 }
 
@@ -416,49 +445,34 @@ fn drill(what: What, spared: usize, tally: &mut Tally) -> bool {
     assert!(told.len() == 1 && told.iter().all(is_told), "{told:?}");
     old.read(&mut client, tally);
     client.get(&new.tag()).expect(404);
+    if what.ends_all_changes() {
+        try_to_push(&mut client, &old, &upload, what.refusals(), tally);
+    }
+    for (number, path) in old.deletions().iter().enumerate() {
+        let reply = client.send("DELETE", path, &[], b"");
+        match number < what.refused_deletions() {
+            true => drop(tally.refused_deletion(reply, what.refusals())),
+            false => tally.deleted(reply),
+        }
+    }
     match what {
-        What::Write => {
-            new.push(&mut client).unwrap();
-            assert_eq!(readiness(&registry).status, 200);
-            old.deletions().iter().for_each(|path| tally.deleted(client.send("DELETE", path, &[], b"")));
+        What::Write => new.push(&mut client).unwrap(),
+        What::Sync => {
+            let reason = readiness(&registry).expect(503).body;
+            assert!(reason.starts_with(b"the storage is read-only"));
         }
-        What::Sync => check_that_nothing_changes(&mut client, &old, &upload, &[READ_ONLY], tally),
-        What::Everything => {
-            check_that_nothing_changes(&mut client, &old, &upload, &[FAILED, READ_ONLY], tally)
-        }
+        What::Writes | What::Everything => {}
     }
-    if what == What::Sync {
-        let reason = readiness(&registry).expect(503).body;
-        assert!(reason.starts_with(b"the storage is read-only"));
+    if what.ends_all_changes() {
+        old.read(&mut client, tally);
     }
-
     drop(registry);
-    let registry = serve(open(Arc::new(())), &clock);
-    let mut client = registry.client();
-    assert_eq!(readiness(&registry).status, 200);
-    match what {
-        What::Write => old.deletions().iter().for_each(|path| drop(client.get(path).expect(404))),
-        _ => old.read(&mut client, &mut Tally::default()),
-    }
-    // What was refused may be there, but then it is whole.
-    let found = client.get(&new.tag());
-    assert!(found.status == 404 || found.expect(200).body == new.manifest);
-    new.push(&mut client).unwrap();
-    new.read(&mut client, &mut Tally::default());
-    for path in new.deletions() {
-        client.send("DELETE", &path, &[], b"").expect(202);
-    }
+    check_opened_again(&serve(open(Arc::new(())), &clock), &old, &new, what);
     true
 }
 
-/// Neither pushes nor deletions are done, and `image`, which is there, stays as it is.
-fn check_that_nothing_changes(
-    client: &mut Client,
-    image: &Image,
-    upload: &str,
-    why: &[Refusal],
-    tally: &mut Tally,
-) {
+/// Pushes, but for those that were tried already, are refused.
+fn try_to_push(client: &mut Client, image: &Image, upload: &str, why: &[Refusal], tally: &mut Tally) {
     let [config, _] = image.blobs().map(Digest::sha256);
     let kind = [("content-type", MANIFEST)];
     for (method, path, body) in [
@@ -469,10 +483,26 @@ fn check_that_nothing_changes(
     ] {
         tally.refused_push(client.send(method, &path, &kind, body), why);
     }
-    for path in image.deletions() {
-        tally.refused_deletion(client.send("DELETE", &path, &[], b""), why);
+}
+
+/// All that was acknowledged is there and what was deleted is not, on a disk that is well again.
+fn check_opened_again(registry: &Registry, old: &Image, new: &Image, what: What) {
+    let mut client = registry.client();
+    readiness(registry).expect(200);
+    for (number, path) in old.deletions().iter().enumerate() {
+        client.get(path).expect(if number < what.refused_deletions() { 200 } else { 404 });
     }
-    image.read(client, tally);
+    if what.ends_all_changes() {
+        old.read(&mut client, &mut Tally::default());
+    }
+    // What was refused may be there, but then it is whole.
+    let found = client.get(&new.tag());
+    assert!(found.status == 404 || found.expect(200).body == new.manifest);
+    new.push(&mut client).unwrap();
+    new.read(&mut client, &mut Tally::default());
+    for path in new.deletions() {
+        client.send("DELETE", &path, &[], b"").expect(202);
+    }
 }
 
 #[test]
@@ -480,6 +510,7 @@ fn a_disk_that_fails_is_said_and_reading_goes_on() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     for (what, name) in [
         (What::Write, "one write fails"),
+        (What::Writes, "every write fails from one on"),
         (What::Sync, "one fsync fails"),
         (What::Everything, "everything fails from one change on"),
     ] {
