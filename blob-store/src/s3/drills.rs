@@ -1,8 +1,9 @@
-//! The backend stopped after each request, and two users of a bucket in every order of their requests.
-//! The bucket is one in memory that does what S3 promises.
+//! The backend stopped after each request, two users of a bucket in every order of their requests, and
+//! content in very many segments. The bucket is one in memory that does what S3 promises.
 
 mod crashes;
 mod fake;
+mod large;
 mod orders;
 
 use std::sync::Arc;
@@ -39,6 +40,11 @@ fn long(seed: u8) -> Bytes {
 
 fn storage(bucket: Arc<dyn Bucket>) -> S3Storage {
     S3Storage { shared: Arc::new(Shared::new(bucket, SIZES)), name: "drill".into() }
+}
+
+/// Says a figure that a report may quote.
+fn figure(text: &str) {
+    println!("figure: {text}");
 }
 
 /// Appends `content` to a new session and syncs it.

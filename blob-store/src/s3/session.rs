@@ -431,14 +431,49 @@ fn pieces(mut content: Bytes) -> ContentStream {
 mod tests {
     use super::*;
 
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+    const TIB: u64 = 1 << 40;
+
     #[test]
     fn segments_grow_with_the_content() {
-        const MIB: u64 = 1 << 20;
-        const GIB: u64 = 1 << 30;
         for (offset, mib) in
             [(0, 4), (4 * GIB, 4), (8 * GIB, 8), (16 * GIB, 16), (32 * GIB, 32), (1 << 50, 32)]
         {
             assert_eq!(Sizes::USUAL.segment_at(offset), mib * MIB, "{offset}");
         }
+    }
+
+    /// Content of `size` bytes that arrives without a pause has so many segments, in a record of so many
+    /// lines besides its two first and its last.
+    #[track_caller]
+    fn check_cut(size: u64, want: (u64, usize)) {
+        let (mut segments, mut count) = (Segments::default(), 0);
+        while segments.size_bytes() < size {
+            let start = segments.size_bytes();
+            let bytes = Sizes::USUAL.segment_at(start).min(size - start);
+            assert!(bytes <= Sizes::USUAL.largest_segment, "{start}");
+            segments.push(bytes, 0).unwrap();
+            count += 1;
+        }
+        let record = Record { id: SessionId::new([0; 32]), segments }.to_text();
+        assert_eq!((count, record.lines().count() - 3), want, "{size}");
+        assert!(record.len() < 256, "{size}: {}", record.len());
+    }
+
+    #[test]
+    fn content_of_any_size_has_a_record_of_a_few_lines() {
+        check_cut(4 * MIB, (1, 1));
+        check_cut(4 * MIB + 1, (2, 2));
+        check_cut(5 * GIB, (1280, 1)); // the most that S3 copies in one request
+        check_cut(5 * GIB + 1, (1281, 2));
+        check_cut(8 * GIB, (2048, 1));
+        check_cut(16 * GIB, (3072, 2));
+        check_cut(32 * GIB, (4096, 3));
+        check_cut(320 * GIB, (13_312, 4)); // more segments than S3 takes parts
+        check_cut(TIB, (35_840, 4));
+        check_cut(TIB + 1, (35_841, 5));
+        check_cut(5 * TIB, (166_912, 4)); // the largest object of S3
+        check_cut(16 * TIB, (527_360, 4));
     }
 }

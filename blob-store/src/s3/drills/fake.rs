@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
@@ -62,7 +62,8 @@ impl Bucket for FakeBucket {
         depth: Depth,
     ) -> Result<Page, StorageError> {
         let mut page = Page { entries: Vec::new(), is_last: true };
-        for name in self.objects().keys().filter(|name| after.is_none_or(|after| name.as_str() > after)) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        for name in self.objects().range::<str, _>((from, Bound::Unbounded)).map(|(name, _)| name) {
             let Some(rest) = name.strip_prefix(prefix) else { continue };
             let listed = match rest.split_once('/') {
                 Some((folder, _)) if depth == Depth::Folder => {
