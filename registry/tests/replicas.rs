@@ -1,9 +1,11 @@
 //! Two servers on one storage, which coordinate by nothing else: what one does the other knows at once,
-//! and neither undoes what the other did.
+//! and neither undoes what the other did. What one that is killed leaves behind the other one goes on with.
 
 mod common;
 
-use std::io::{BufRead as _, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -11,10 +13,11 @@ use std::time::{Duration, Instant};
 use appliance::Digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use blob_store::{Addressing, MemoryStorage, PlainHttp, S3Config, S3Credentials, S3Storage, Storage};
+use blob_store::{Addressing, Key, MemoryStorage, PlainHttp, S3Config, S3Credentials, S3Storage, Storage};
 use common::pusher::{Counts, Pusher};
-use common::{Client, MANIFEST, Registry, Reply, descriptor, figure, manifest, noise};
-use registry::{Expiry, Garbage, Limits, Secret};
+use common::{Client, MANIFEST, Registry, Reply, SetClock, descriptor, figure, manifest, noise, repetitions};
+use futures_util::TryStreamExt as _;
+use registry::{Clock, Expiry, Garbage, Limits, Mode, Secret, Server, SystemClock};
 use serde_json::json;
 use testkit::{NoS3Server, S3Server};
 
@@ -35,8 +38,6 @@ impl Replicas {
 /// Plays `scene` with two servers that share a storage in memory, and with two that share a bucket.
 #[expect(clippy::print_stderr, reason = "a test that is skipped says why")]
 fn on_each_storage(garbage: Garbage, scene: impl Fn(&Replicas)) {
-    let runtime =
-        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let play = |name, runtime, storages: [Arc<dyn Storage>; 2]| {
         let [one, two] = storages.map(|storage| {
             Registry::configured(storage, Limits::default(), |config| config.garbage = garbage)
@@ -56,6 +57,10 @@ fn on_each_storage(garbage: Garbage, scene: impl Fn(&Replicas)) {
     }
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
 /// Garbage that nobody collects.
 const NONE_COLLECTED: Garbage = Garbage { grace: Duration::from_secs(24 * 60 * 60), interval: None };
 
@@ -68,11 +73,15 @@ fn empty_bucket(server: &S3Server) -> S3Config {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let bucket = format!("bucket-{}", COUNT.fetch_add(1, Ordering::Relaxed));
     server.create_bucket(&bucket);
+    s3_config(server.endpoint(), bucket)
+}
+
+fn s3_config(endpoint: String, bucket: String) -> S3Config {
     S3Config {
         bucket,
         prefix: None,
         region: S3Server::REGION.to_owned(),
-        endpoint: Some(server.endpoint()),
+        endpoint: Some(endpoint),
         credentials: Some(S3Credentials {
             access_key: "AKIDEXAMPLE".to_owned(),
             secret_key: "a-secret-that-nobody-sees".to_owned(),
@@ -358,11 +367,13 @@ fn an_account_of_one_server_is_one_of_the_other() {
 fn garbage_that_both_collect_at_once_is_nobodys() {
     const GRACE: Duration = Duration::from_secs(4);
     const CLIENTS: u64 = 2;
+    let wanted = repetitions("HULL_REPLICA_OPERATIONS", 300);
+    let wanted_blobs = repetitions("HULL_REPLICA_FREED_BLOBS", 1);
     let garbage = Garbage { grace: GRACE, interval: Some(Duration::from_millis(100)) };
     on_each_storage(garbage, |replicas| {
         let (counts, is_over) = (Counts::default(), AtomicBool::new(false));
-        // What each server has collected: cycles, and bytes.
-        let mut collected = [(0, 0); 2];
+        // What each server has collected: cycles, and blobs. And both together: bytes.
+        let (mut collected, mut freed) = ([(0, 0); 2], 0);
         std::thread::scope(|scope| {
             let pushers: Vec<_> = (0..CLIENTS)
                 .map(|number| {
@@ -378,17 +389,19 @@ fn garbage_that_both_collect_at_once_is_nobodys() {
                     })
                 })
                 .collect();
-            // Until both have gone round, and some garbage had the time to become so.
+            // Until enough was done, both have gone round, and enough garbage had the time to become so.
             while pushers.iter().all(|pusher| !pusher.is_finished())
-                && (collected.iter().any(|(cycles, _)| *cycles < 3)
-                    || collected.iter().all(|(_, freed)| *freed == 0))
+                && (counts.operations.load(Ordering::SeqCst) < wanted
+                    || collected.iter().any(|(cycles, _)| *cycles < 3)
+                    || collected.iter().map(|(_, blobs)| blobs).sum::<u64>() < wanted_blobs)
             {
-                for (server, (cycles, freed)) in
+                for (server, (cycles, blobs)) in
                     [&replicas.one, &replicas.two].into_iter().zip(&mut collected)
                 {
                     while let Ok(event) = server.events.recv_timeout(Duration::from_millis(20)) {
                         *cycles += 1;
-                        *freed += freed_bytes(&event);
+                        *blobs += collected_in(&event, "deleted_generations");
+                        freed += collected_in(&event, "freed_bytes");
                     }
                 }
             }
@@ -397,20 +410,286 @@ fn garbage_that_both_collect_at_once_is_nobodys() {
         let [one, two] = collected;
         let (operations, too_slow) = (counts.operations.into_inner(), counts.too_slow.into_inner());
         figure(&format!(
-            "two servers on one storage ({}): operations = {operations}, cycles = {} and {}, bytes freed = {}, \
-             failures = 0, pushes slower than the promise = {too_slow}",
-            replicas.name,
-            one.0,
-            two.0,
-            one.1 + two.1,
+            "two servers on one storage ({}): operations = {operations}, cycles = {} and {}, blobs deleted = {} and {}, \
+             bytes freed = {freed}, failures = 0, pushes slower than the promise = {too_slow}",
+            replicas.name, one.0, two.0, one.1, two.1,
         ));
         assert!(one.1 + two.1 > 0, "there was no garbage");
     });
 }
 
-/// What a server says to have freed in a cycle. It has nothing else to say.
-fn freed_bytes(event: &str) -> u64 {
-    let freed = event.strip_prefix("GarbageCollected").and_then(|text| text.split_once("freed_bytes: "));
-    let (_, freed) = freed.unwrap_or_else(|| panic!("{event}"));
-    freed.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).unwrap()
+/// A number of what a server says to have collected in a cycle. It has nothing else to say.
+fn collected_in(event: &str, name: &str) -> u64 {
+    let number =
+        event.strip_prefix("GarbageCollected").and_then(|text| text.split_once(&format!("{name}: ")));
+    let (_, number) = number.unwrap_or_else(|| panic!("{event}"));
+    number.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).unwrap()
+}
+
+/// The service and the bucket that a server in a process of its own uses.
+const SERVE: &str = "HULL_TEST_SERVE_BUCKET";
+/// Of the servers of which one is killed. What was pushed before that is garbage at once.
+const HOUR: Garbage = Garbage { grace: Duration::from_secs(60 * 60), interval: None };
+
+/// Not a test of its own: the process of a server. Serves until it is killed; collects garbage without a
+/// pause once there is a line to read.
+#[test]
+fn serve_the_bucket_that_the_environment_names() {
+    let Ok(named) = std::env::var(SERVE) else { return };
+    let (endpoint, bucket) = named.split_once(' ').unwrap();
+    runtime().block_on(async {
+        let storage = S3Storage::open(s3_config(endpoint.to_owned(), bucket.to_owned())).await.unwrap();
+        let mut config = common::config("127.0.0.1:0", Limits::default(), Arc::new(()));
+        config.garbage = HOUR;
+        let server = Server::bind(config, Arc::new(storage)).await.unwrap();
+        println!("\nlistening on {}", server.local_addr());
+        let caretaker = server.caretaker();
+        let collecting = async {
+            let told = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+            told.await.unwrap().unwrap();
+            loop {
+                caretaker.collect(Mode::Collect).await.unwrap();
+            }
+        };
+        tokio::join!(server.run(std::future::pending()), collecting);
+    });
+}
+
+/// A server in a process of its own. Dropped, it is killed.
+struct Process {
+    child: Child,
+    addr: SocketAddr,
+}
+
+impl Process {
+    fn start(bucket: &S3Config) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "serve_the_bucket_that_the_environment_names", "--nocapture"])
+            .env(SERVE, format!("{} {}", bucket.endpoint.as_ref().unwrap(), bucket.bucket))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let addr = lines
+            .map(Result::unwrap)
+            .find_map(|line| line.strip_prefix("listening on ")?.parse().ok())
+            .expect("the server says where it listens");
+        Self { child, addr }
+    }
+
+    fn begin_to_collect(&self) {
+        self.child.stdin.as_ref().unwrap().write_all(b"\n").unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().unwrap(); // SIGKILL
+        self.child.wait().unwrap();
+    }
+}
+
+/// What a client has pushed until its server was gone.
+#[derive(Default)]
+struct Pushed {
+    /// The layers of images that were acknowledged.
+    layers: Vec<Vec<u8>>,
+    /// The upload of which bytes were acknowledged, but not that it is finished.
+    open: Option<OpenUpload>,
+}
+
+struct OpenUpload {
+    path: String,
+    content: Vec<u8>,
+    acknowledged: usize,
+}
+
+impl Pushed {
+    /// Pushes one more image. `None` if the server went away meanwhile.
+    fn push(&mut self, client: &mut Client, layer: Vec<u8>) -> Option<()> {
+        let post = client.try_send("POST", "/v2/web/blobs/uploads/", &[], b"").ok()?;
+        let path = post.expect(202).header("location").unwrap().to_owned();
+        let (first, second) = layer.split_at(layer.len() / 2);
+        client.try_send("PATCH", &path, &[], first).ok()?.expect(202);
+        let put = format!("{path}?digest={}", Digest::sha256(&layer));
+        self.open = Some(OpenUpload { path, content: layer.clone(), acknowledged: first.len() });
+        client.try_send("PUT", &put, &[], second).ok()?.expect(201);
+        self.open = None;
+        let image = manifest(&layer, &layer);
+        let path = format!("/v2/web/manifests/{}", Digest::sha256(&image));
+        client.try_send("PUT", &path, &[("content-type", MANIFEST)], &image).ok()?.expect(201);
+        self.layers.push(layer);
+        Some(())
+    }
+}
+
+/// Opens an upload, has `acknowledged` bytes of it acknowledged, and sends half of the rest. The server
+/// waits for the other half.
+fn begin_to_send(
+    mut client: Client,
+    content: Vec<u8>,
+    acknowledged: usize,
+) -> (OpenUpload, BufReader<TcpStream>) {
+    let path = client.begin_upload("web");
+    patch(&mut client, &path, 0, &content[..acknowledged]).expect(202);
+    let rest = &content[acknowledged..];
+    let mut connection =
+        client.begin("PATCH", &path, &[("content-length", &rest.len().to_string())]).unwrap();
+    connection.get_mut().write_all(&rest[..rest.len() / 2]).unwrap();
+    (OpenUpload { path, content, acknowledged }, connection)
+}
+
+/// Goes on with an upload where its bytes end. False if there is nothing to do, since it was finished.
+fn resume(client: &mut Client, open: &OpenUpload) -> bool {
+    let OpenUpload { path, content, acknowledged } = open;
+    let digest = Digest::sha256(content);
+    let was_open = loop {
+        let status = client.get(path);
+        if status.status == 404 {
+            break false;
+        }
+        let range = status.expect(204).header("range").unwrap().to_owned();
+        let received = range.strip_prefix("0-").unwrap().parse::<usize>().unwrap() + 1;
+        assert!(received >= *acknowledged, "{received} of {acknowledged} acknowledged bytes are left");
+        // What the killed server has asked of the bucket may be done only now.
+        let sent = if received < content.len() {
+            patch(client, path, received, &content[received..]).status
+        } else {
+            202
+        };
+        match sent {
+            202 => {
+                finish(client, path, &digest).expect(201);
+                break true;
+            }
+            status => assert!([409, 416].contains(&status), "{status}"),
+        }
+    };
+    assert!(client.get(&format!("/v2/web/blobs/{digest}")).expect(200).body == *content);
+    was_open
+}
+
+/// What a collection has just done to some garbage.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// The repository does not have one of the blobs any more.
+    Unlinked,
+    Closed,
+    Deleted,
+}
+
+impl Moment {
+    /// Waits until that was done first.
+    fn wait(self, garbage: &[Digest], keys: impl Fn(&str) -> Vec<String>) {
+        let began = Instant::now();
+        let has_come = || {
+            let folder = if matches!(self, Self::Unlinked) { "repositories/web/blobs" } else { "blobs" };
+            let of_garbage: Vec<String> =
+                keys(folder).into_iter().filter(|key| is_of(key, garbage)).collect();
+            let closed = of_garbage.iter().filter(|key| key.ends_with(".closed")).count();
+            match self {
+                Self::Closed => closed > 0,
+                Self::Unlinked | Self::Deleted => of_garbage.len() - closed < garbage.len(),
+            }
+        };
+        while !has_come() {
+            assert!(began.elapsed() < Duration::from_secs(60), "{self:?} never came");
+        }
+    }
+}
+
+/// Whether a key is about one of these blobs.
+fn is_of(key: &str, blobs: &[Digest]) -> bool {
+    blobs.iter().any(|blob| key.contains(&blob.hex()))
+}
+
+#[test]
+fn what_a_killed_server_leaves_behind_the_other_one_goes_on_with() {
+    const GARBAGE: u64 = 8;
+    let bucket = match s3_server() {
+        Ok(server) => empty_bucket(server),
+        Err(error) => return eprintln!("skipped: {error}"),
+    };
+    let (kills, runtime) = (repetitions("HULL_REPLICA_KILLS", 3), runtime());
+    let storage = runtime.block_on(S3Storage::open(bucket.clone())).unwrap();
+    let keys = |folder: &str| -> Vec<String> {
+        let keys = storage.keys_below(&Key::new(folder).unwrap()).map_ok(|key| key.to_string());
+        runtime.block_on(keys.try_collect()).unwrap()
+    };
+    let start = |clock: Arc<dyn Clock>| {
+        Registry::configured(Arc::new(storage.clone()), Limits::default(), |config| {
+            config.garbage = HOUR;
+            config.clock = clock;
+        })
+    };
+    let one = start(Arc::new(SystemClock));
+    // What is pushed here was pushed hours ago.
+    let earlier = start(Arc::new(SetClock::at(SystemClock.now().as_secs() - 3 * 60 * 60)));
+    let mut layers = vec![b"old".to_vec()];
+    push_image(&mut earlier.client(), "web", "old", &layers[0]);
+    let (mut resumed, mut left_over) = (0, 0);
+    for round in 0..kills {
+        let two = Process::start(&bucket);
+        let content = |client: u64, step: u64| noise((round * 4 + client) << 32 | step, 20_000);
+        let is_over = AtomicBool::new(false);
+        let (open, sending) = begin_to_send(Client::new(two.addr), content(0, 0), 7_000);
+        let push_garbage = |n: u64| earlier.client().push_blob("web", &noise(!(round * GARBAGE + n), 2_000));
+        let garbage: Vec<Digest> = (0..GARBAGE).map(push_garbage).collect();
+        let moment = [Moment::Unlinked, Moment::Closed, Moment::Deleted][(round % 3) as usize];
+        let pushed: Vec<Pushed> = std::thread::scope(|scope| {
+            let clients = [one.addr, two.addr, two.addr].into_iter().zip(1..);
+            let clients = clients.map(|(addr, number)| {
+                let (is_over, content, is_two) = (&is_over, &content, addr == two.addr);
+                scope.spawn(move || {
+                    let (mut client, mut pushed) = (Client::new(addr), Pushed::default());
+                    for step in 0.. {
+                        let went = pushed.push(&mut client, content(number, step));
+                        assert!(went.is_some() || is_two, "the server that lives did not answer");
+                        if went.is_none() || is_over.load(Ordering::SeqCst) {
+                            break;
+                        }
+                    }
+                    pushed
+                })
+            });
+            let clients: Vec<_> = clients.collect();
+            two.begin_to_collect();
+            moment.wait(&garbage, keys);
+            drop((two, sending));
+            is_over.store(true, Ordering::SeqCst);
+            clients.into_iter().map(|client| client.join().unwrap()).collect()
+        });
+        let mut client = one.client();
+        assert!(resume(&mut client, &open), "nobody has finished it");
+        resumed += 1;
+        for Pushed { layers: acknowledged, open } in pushed {
+            resumed += u64::from(open.is_some_and(|open| resume(&mut client, &open)));
+            layers.extend(acknowledged);
+        }
+        // The last that the killed server asked of the bucket may be done between these.
+        for _ in 0..10 {
+            left_over += one.collect().deleted_generations;
+            if !keys("blobs").iter().any(|key| is_of(key, &garbage)) {
+                break;
+            }
+        }
+        assert!(!keys("blobs").iter().any(|key| is_of(key, &garbage)), "killed when {moment:?}");
+    }
+    for layer in &layers {
+        let mut client = one.client();
+        assert!(client.get(&format!("/v2/web/blobs/{}", Digest::sha256(layer))).expect(200).body == *layer);
+    }
+    for layer in &layers[1..] {
+        one.client()
+            .get(&format!("/v2/web/manifests/{}", Digest::sha256(&manifest(layer, layer))))
+            .expect(200);
+    }
+    one.client().get("/v2/web/manifests/old").expect(200);
+    figure(&format!(
+        "kills of one of two servers = {kills}, images acknowledged = {}, lost = 0, uploads resumed at the other = {resumed}, \
+         blobs whose collection the other completed = {left_over}",
+        layers.len(),
+    ));
+    assert!(left_over > 0, "the killed server had collected everything");
 }
