@@ -58,9 +58,11 @@
 //! than the grace period, and whose blob no manifest of the repository names, is taken away by the
 //! collector. So whoever relies on an old stamp first renews it.
 //!
-//! Order of writing: content, then stamp, then manifest, then tag. So whatever can be found leads to
-//! what is there. Nothing is overwritten, and no two servers need to agree on anything but who
-//! created a key. So several may serve one storage.
+//! Order of writing: stamp and content, then manifest, then tag. So whatever can be found leads to
+//! what is there; only a stamp may lead to nothing, where whoever put it was stopped. New content is
+//! stamped before it is here, and looked for afterwards: so the client whose upload it was has the
+//! upload or the blob at any moment. Nothing is overwritten, and no two servers need to agree on
+//! anything but who created a key. So several may serve one storage.
 
 use std::fmt;
 

@@ -4,22 +4,28 @@
 //! variable to serve. Clients push and delete, and garbage is collected without a pause, until it is
 //! killed in the middle of all that; then a new process serves the same folder and is asked for what
 //! there should be.
+//!
+//! - Manifests that were acknowledged are there with all that they need, however old they are.
+//! - A blob that no manifest names is promised for half of the grace period, and not asked for later.
+//! - An upload is there with all bytes that were acknowledged, and goes on; or the request that closes it
+//!   was sent, and the blob is there whole.
 
 mod common;
 
 use std::collections::{HashMap, HashSet};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use appliance::Digest;
 use blob_store::FolderStorage;
-use common::{Client, MANIFEST, Random, config, figure, manifest, noise, repetitions};
-use registry::{Garbage, Limits, Server};
+use common::{Client, MANIFEST, Random, config, descriptor, figure, noise, repetitions};
+use registry::{Event, Garbage, Limits, Observer, Server};
+use serde_json::json;
 
 const FOLDER: &str = "HULL_TEST_SERVE_FOLDER";
 /// Short, so that there is garbage, and long enough for a client that pushes a manifest after its blobs.
@@ -35,7 +41,7 @@ fn serve_the_folder_that_the_environment_names() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let storage = Arc::new(FolderStorage::open(folder).unwrap());
-        let mut config = config("127.0.0.1:0", Limits::default(), Arc::new(()));
+        let mut config = config("127.0.0.1:0", Limits::default(), Arc::new(Reporter));
         config.garbage = Garbage { grace: GRACE, interval: Some(Duration::from_millis(50)) };
         let server = Server::bind(config, storage).await.unwrap();
         println!("\nlistening on {}", server.local_addr());
@@ -43,8 +49,48 @@ fn serve_the_folder_that_the_environment_names() {
     });
 }
 
+/// Tells the parent what becomes of garbage, and what must not happen.
+#[derive(Debug)]
+struct Reporter;
+
+#[expect(clippy::print_stdout, reason = "the parent reads it")]
+impl Observer for Reporter {
+    fn observe(&self, event: &Event<'_>) {
+        match event {
+            Event::GarbageCollected { collected } => {
+                println!("collected {} {}", collected.deleted_generations, collected.freed_bytes);
+            }
+            Event::RequestFailed { .. } | Event::CollectionFailed { .. } | Event::ExpiryFailed { .. } => {
+                println!("failed {event:?}");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What servers have deleted until they were killed, as far as they could say so.
+#[derive(Default)]
+struct Collections {
+    cycles: u64,
+    blobs: u64,
+    bytes: u64,
+}
+
+impl Collections {
+    /// Takes note of a line that a server has printed.
+    fn note(&mut self, line: &str) {
+        assert!(!line.starts_with("failed "), "{line}");
+        let numbers = line.strip_prefix("collected ").and_then(|numbers| numbers.split_once(' '));
+        let Some((blobs, bytes)) = numbers else { return };
+        self.cycles += 1;
+        self.blobs += blobs.parse::<u64>().unwrap();
+        self.bytes += bytes.parse::<u64>().unwrap();
+    }
+}
+
 struct Process {
     child: Child,
+    said: BufReader<ChildStdout>,
     addr: SocketAddr,
 }
 
@@ -56,18 +102,31 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let addr = lines
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let addr = said
+            .by_ref()
+            .lines()
             .map(Result::unwrap)
             .find_map(|line| line.strip_prefix("listening on ")?.parse().ok())
             .expect("the server says where it listens");
-        Self { child, addr }
+        Self { child, said, addr }
+    }
+
+    /// Kills it, and hears what it has said.
+    fn kill(mut self, collections: &mut Collections) {
+        self.child.kill().unwrap(); // SIGKILL
+        let mut line = String::new();
+        // The last line may be cut off.
+        while self.said.read_line(&mut line).unwrap() > 0 && line.ends_with('\n') {
+            collections.note(line.trim_end());
+            line.clear();
+        }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.child.kill().unwrap(); // SIGKILL
+        self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 }
@@ -82,7 +141,22 @@ struct Known {
     /// Blobs that may be here, whole.
     tried: HashMap<Digest, Vec<u8>>,
     tags: HashMap<String, TagState>,
-    uploads: Vec<(String, Vec<u8>, usize)>,
+    /// Of each client, the blob that was acknowledged last, and when it was asked for.
+    promised: HashMap<String, (Vec<u8>, Instant)>,
+    uploads: Vec<OpenUpload>,
+    /// Uploads that went on after a kill.
+    resumed: u64,
+    /// Uploads that were closed, although nobody heard of it.
+    closed: u64,
+}
+
+/// An upload of which bytes were acknowledged, but not that it is closed.
+struct OpenUpload {
+    path: String,
+    content: Vec<u8>,
+    /// At least 2: of fewer, a client cannot know where to go on, since none and one look the same.
+    acknowledged: usize,
+    since: Instant,
 }
 
 /// What a tag names.
@@ -110,19 +184,30 @@ struct Pusher<'a> {
 impl Pusher<'_> {
     fn run(&mut self, number: u64) {
         for step in 0.. {
-            let layer = noise(number << 32 | step, [300_000, 5_000, 60_000, 1, 0][(step % 5) as usize]);
-            let Some(pushed) = self.push(&layer, step) else { return };
+            let seed = number << 32 | step;
+            let layer = noise(seed, [300_000, 5_000, 60_000, 1, 0][(step % 5) as usize]);
+            let Some(pushed) = self.push(&layer, seed) else { return };
             if step % 3 == 2 && self.delete(pushed, step % 2 == 0).is_none() {
                 return;
             }
         }
     }
 
-    /// Pushes a layer and a manifest. `None` if the server went away meanwhile.
-    fn push(&mut self, layer: &[u8], step: u64) -> Option<Digest> {
-        self.push_blob(layer, step)?;
+    /// Pushes a layer, which others may push too, and a manifest that nobody else does. `None` if the
+    /// server went away meanwhile.
+    fn push(&mut self, layer: &[u8], seed: u64) -> Option<Digest> {
+        let began = Instant::now();
+        self.push_blob(layer, seed)?;
+        self.known().promised.insert(self.tag.clone(), (layer.to_vec(), began));
         self.acknowledged.fetch_add(1, Ordering::SeqCst);
-        let bytes = manifest(layer, layer);
+        let image = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": descriptor("x/config", layer),
+            "layers": [descriptor("x/layer", layer)],
+            "annotations": { "number": seed.to_string() },
+        });
+        let bytes = image.to_string().into_bytes();
         let digest = Digest::sha256(&bytes);
         self.note(|tag| tag.tried.push(Some(digest)));
         let path = format!("/v2/web/manifests/{}", self.tag);
@@ -134,20 +219,25 @@ impl Pusher<'_> {
         Some(digest)
     }
 
-    fn push_blob(&mut self, content: &[u8], step: u64) -> Option<()> {
+    fn push_blob(&mut self, content: &[u8], seed: u64) -> Option<()> {
         let digest = Digest::sha256(content);
         self.known().tried.insert(digest, content.to_vec());
         let post = self.client.try_send("POST", "/v2/web/blobs/uploads/", &[], b"").ok()?;
         let upload = post.expect(202).header("location").unwrap().to_owned();
         let mut rest = content;
-        if step % 2 == 1 {
+        if seed % 2 == 1 {
             let (first, second) = content.split_at(content.len() / 2);
             self.client.try_send("PATCH", &upload, &[], first).ok()?.expect(202);
-            self.known().uploads.push((upload.clone(), content.to_vec(), first.len()));
+            if first.len() > 1 {
+                let (path, content) = (upload.clone(), content.to_vec());
+                let open = OpenUpload { path, content, acknowledged: first.len(), since: Instant::now() };
+                self.known().uploads.push(open);
+            }
             rest = second;
         }
         let put = format!("{upload}?digest={digest}");
         self.client.try_send("PUT", &put, &[], rest).ok()?.expect(201);
+        self.known().uploads.retain(|open| open.path != upload);
         Some(())
     }
 
@@ -182,17 +272,19 @@ impl Pusher<'_> {
 /// or not at all.
 fn check(addr: SocketAddr, known: &mut Known, sample: usize) {
     let mut client = Client::new(addr);
-    let mut check_blob = |layer: &[u8], must_be_there: bool| {
-        let digest = Digest::sha256(layer);
-        let got = client.get(&format!("/v2/web/blobs/{digest}"));
-        assert!(got.status == 200 || got.status == 404 && !must_be_there, "{digest} is lost: {got:?}");
-        assert!(got.status == 404 || got.body == layer, "{digest} has other content");
-    };
+    // First what is promised for a while only.
+    for open in std::mem::take(&mut known.uploads) {
+        let is_open = resume(&mut client, &open);
+        *(if is_open { &mut known.resumed } else { &mut known.closed }) += 1;
+    }
+    for (_, (layer, since)) in known.promised.drain() {
+        check_blob(&mut client, &layer, MustBeThere::Promised(since));
+    }
     for layer in known.tried.values().take(sample) {
-        check_blob(layer, false);
+        check_blob(&mut client, layer, MustBeThere::Never);
     }
     for (_, layer) in known.manifests.values().take(sample) {
-        check_blob(layer, true);
+        check_blob(&mut client, layer, MustBeThere::Always);
     }
     for (digest, (bytes, _)) in known.manifests.iter().take(sample) {
         assert_eq!(client.get(&format!("/v2/web/manifests/{digest}")).expect(200).body, *bytes);
@@ -206,25 +298,44 @@ fn check(addr: SocketAddr, known: &mut Known, sample: usize) {
         assert!(found == state.acknowledged || state.tried.contains(&found), "{tag} names {found:?}");
         *state = TagState::certain(found);
     }
-    for (upload, content, acknowledged) in known.uploads.drain(..) {
-        let status = client.get(&upload);
-        if status.status == 404 {
-            continue; // finished
-        }
-        let range = status.expect(204).header("range").unwrap().to_owned();
-        let received = match range.strip_prefix("0-").unwrap().parse::<usize>().unwrap() {
-            // Nothing and one byte look the same, so a client cannot know where to go on.
-            0 => {
-                assert!(acknowledged < 2, "{acknowledged} acknowledged bytes are lost");
-                client.send("DELETE", &upload, &[], b"").expect(204);
-                continue;
-            }
-            last => last + 1,
-        };
-        assert!(received >= acknowledged, "{received} of {acknowledged} acknowledged bytes are left");
-        let put = format!("{upload}?digest={}", Digest::sha256(&content));
-        client.send("PUT", &put, &[], &content[received..]).expect(201);
+}
+
+#[derive(Debug, Clone, Copy)]
+enum MustBeThere {
+    Always,
+    /// For half of the grace period from then on.
+    Promised(Instant),
+    Never,
+}
+
+/// A blob is there whole, or it is not there and need not be.
+fn check_blob(client: &mut Client, content: &[u8], must_be_there: MustBeThere) {
+    let digest = Digest::sha256(content);
+    let got = client.get(&format!("/v2/web/blobs/{digest}"));
+    let may_be_gone = match must_be_there {
+        MustBeThere::Always => false,
+        MustBeThere::Promised(since) => since.elapsed() > GRACE / 2,
+        MustBeThere::Never => true,
+    };
+    assert!(got.status == 200 || got.status == 404 && may_be_gone, "{digest} is lost: {got:?}");
+    assert!(got.status == 404 || got.body == content, "{digest} has other content");
+}
+
+/// Goes on with an upload where its bytes end. False if there is nothing to do, since it was closed.
+fn resume(client: &mut Client, open: &OpenUpload) -> bool {
+    let OpenUpload { path, content, acknowledged, since } = open;
+    let status = client.get(path);
+    if status.status == 404 {
+        check_blob(client, content, MustBeThere::Promised(*since));
+        return false;
     }
+    let range = status.expect(204).header("range").unwrap().to_owned();
+    let received = range.strip_prefix("0-").unwrap().parse::<usize>().unwrap() + 1;
+    assert!(received >= *acknowledged, "{received} of {acknowledged} acknowledged bytes are left");
+    let put = format!("{path}?digest={}", Digest::sha256(content));
+    client.send("PUT", &put, &[], &content[received..]).expect(201);
+    check_blob(client, content, MustBeThere::Promised(Instant::now()));
+    true
 }
 
 #[test]
@@ -234,6 +345,7 @@ fn what_was_acknowledged_survives_being_killed() {
     let known = Mutex::new(Known::default());
     let mut random = Random::new(1);
     let mut requests = 0;
+    let mut collections = Collections::default();
     for round in 0..rounds {
         let process = Process::start(folder.path());
         check(process.addr, &mut known.lock().unwrap(), SAMPLE);
@@ -250,7 +362,7 @@ fn what_was_acknowledged_survives_being_killed() {
             while acknowledged.load(Ordering::SeqCst) < enough {
                 std::thread::yield_now();
             }
-            drop(process);
+            process.kill(&mut collections);
         });
         requests += acknowledged.into_inner();
     }
@@ -258,5 +370,19 @@ fn what_was_acknowledged_survives_being_killed() {
     let mut known = known.into_inner().unwrap();
     check(process.addr, &mut known, usize::MAX);
     assert!(!known.manifests.is_empty());
-    figure(&format!("random kills = {rounds}, acknowledged changes = {requests}, lost = 0"));
+    process.kill(&mut collections);
+    let Known { resumed, closed, .. } = known;
+    let Collections { cycles, blobs, bytes } = collections;
+    figure(&format!(
+        "random kills = {rounds}, acknowledged changes = {requests}, lost = 0, uploads resumed = {resumed}, \
+         found finished = {closed}"
+    ));
+    figure(&format!(
+        "collections between the kills = {cycles}, blobs deleted = {blobs}, bytes freed = {bytes}"
+    ));
+    // In a few rounds nothing need become garbage, and no upload need be under way.
+    if rounds >= 100 {
+        assert!(blobs > 0, "there was no garbage");
+        assert!(resumed > 0, "no upload was under way");
+    }
 }

@@ -128,6 +128,8 @@ impl Drop for Process {
 struct Known {
     /// For each path what a GET may find; `None` is 404.
     paths: BTreeMap<String, Vec<Option<Vec<u8>>>>,
+    /// An upload of which bytes were acknowledged, but not that it is closed, and the blob that it becomes.
+    open: Option<(String, String)>,
 }
 
 impl Known {
@@ -152,6 +154,10 @@ impl Known {
                 _ => panic!("{path}: {got:?}"),
             };
             assert!(states.contains(&found), "{path} is {:?} long", found.map(|found| found.len()));
+        }
+        if let Some((upload, blob)) = &self.open {
+            let is_there = client.get(upload).status == 204 || client.get(blob).status == 200;
+            assert!(is_there, "neither {upload} nor {blob} is there");
         }
     }
 }
@@ -210,9 +216,11 @@ impl Pusher<'_> {
         for _ in 0..chunks {
             let (chunk, later) = rest.split_at(content.len() / (chunks + 1));
             self.send("PATCH", &upload, &[], chunk, &[202])?;
+            self.known.open = Some((upload.clone(), path.clone()));
             rest = later;
         }
         self.send("PUT", &format!("{upload}?digest={digest}"), &[], rest, &[201])?;
+        self.known.open = None;
         self.known.end(&path);
         Ok(path)
     }

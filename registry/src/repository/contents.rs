@@ -61,18 +61,41 @@ impl Repositories {
         size_bytes: u64,
         generation: Generation,
     ) -> Result<bool, StorageError> {
+        let stamp = self.stamp(repository, digest, size_bytes, generation).await?;
+        self.look(repository, digest, &stamp).await
+    }
+
+    async fn stamp(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        size_bytes: u64,
+        generation: Generation,
+    ) -> Result<Stamp, StorageError> {
         let stamp = Stamp { time: self.clock.now(), size_bytes, generation };
-        let key = layout::stamp(repository, digest, &stamp);
-        self.storage.put_if_absent(&key, Default::default()).await?;
+        self.storage.put_if_absent(&layout::stamp(repository, digest, &stamp), Default::default()).await?;
+        Ok(stamp)
+    }
+
+    /// Whether what was stamped may be relied on. If not, the stamp is taken away.
+    async fn look(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        stamp: &Stamp,
+    ) -> Result<bool, StorageError> {
         if self.generations(digest).await?.open.contains(&stamp.generation) {
             return Ok(true);
         }
-        self.storage.delete(&key).await?;
+        self.storage.delete(&layout::stamp(repository, digest, stamp)).await?;
         Ok(false)
     }
 
-    /// Makes a session's content a new generation of `digest`, which it must have, and stamps it for
+    /// Makes a session's content a new generation of `digest`, which it must have, stamped for
     /// `repository`.
+    ///
+    /// The stamp comes first, so that there is no moment at which the session is over and the blob cannot
+    /// be read: a client whose server is killed goes on with the upload or has the blob.
     pub(super) async fn store(
         &self,
         repository: &RepositoryName,
@@ -81,8 +104,18 @@ impl Repositories {
     ) -> Result<(), RepositoryError> {
         let size_bytes = session.size_bytes();
         let generation = Generation::new(self.clock.now(), u64::from_le_bytes(crate::random::bytes()));
-        session.finish(&layout::content(digest, &generation)).await?;
-        match self.rely_on(repository, digest, size_bytes, generation).await? {
+        let stamp = self.stamp(repository, digest, size_bytes, generation.clone()).await?;
+        if let Err(error) = session.finish(&layout::content(digest, &generation)).await {
+            // Where that fails too, the stamp leads to nothing until it is old.
+            let _ = self.storage.delete(&layout::stamp(repository, digest, &stamp)).await;
+            return Err(error.into());
+        }
+        let is_reliable = match self.is_fresh(stamp.time) {
+            true => self.look(repository, digest, &stamp).await?,
+            // Finishing took so long that the stamp may be gone.
+            false => self.rely_on(repository, digest, size_bytes, generation).await?,
+        };
+        match is_reliable {
             true => Ok(()),
             // A collector leaves what is younger than the grace period alone.
             false => Err(RepositoryError::Contended),
