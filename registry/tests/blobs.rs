@@ -163,7 +163,8 @@ fn what_arrived_before_the_connection_broke_is_kept() {
         if reply.status == 201 {
             break;
         }
-        reply.expect_error(416, "BLOB_UPLOAD_INVALID");
+        // The server is further by now, or begins only now with the broken request.
+        assert!([416, 409].contains(&reply.status), "{reply:?}");
     }
     check_stored(&mut client, "web", &digest, &content);
 }
