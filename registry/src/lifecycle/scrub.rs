@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Mode;
 use crate::layout::{self, ContentEntry};
+use crate::on_thread::on_thread;
 use crate::random;
 use crate::repository::{Repositories, RepositoryError, split_copy};
 
@@ -215,9 +216,9 @@ fn mismatch(found: Digest, wanted: Digest) -> Option<String> {
 
 /// Hashes where it does not keep others waiting.
 async fn hash(mut hasher: Hasher, piece: Bytes) -> Hasher {
-    let work = tokio::task::spawn_blocking(move || {
+    on_thread(piece.len(), move || {
         hasher.update(&piece);
         hasher
-    });
-    work.await.expect("hashing does not panic")
+    })
+    .await
 }
