@@ -58,6 +58,9 @@
 //! than the grace period, and whose blob no manifest of the repository names, is taken away by the
 //! collector. So whoever relies on an old stamp first renews it.
 //!
+//! Not covered yet: a stamp whose writer never came to look. It is believed while it is fresh, also by
+//! somebody who comes between a collector's look and its deletion.
+//!
 //! Order of writing: stamp and content, then manifest, then tag. So whatever can be found leads to
 //! what is there; only a stamp may lead to nothing, where whoever put it was stopped. New content is
 //! stamped before it is here, and looked for afterwards: so the client whose upload it was has the
