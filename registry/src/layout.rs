@@ -3,6 +3,7 @@
 //! ```text
 //! layout                                                    "2\n": which of these pages is meant
 //! blobs/<algorithm>/<2 hex>/<hex>/<generation>              content, whole and checked
+//! blobs/<algorithm>/<2 hex>/<hex>/<generation>.closing      who relies on this generation has a stamp already
 //! blobs/<algorithm>/<2 hex>/<hex>/<generation>.closed       nobody may rely on this generation any more
 //! repositories/<repository>/blobs/<algorithm>/<hex>/<stamp>      empty: the blob may be read here
 //! repositories/<repository>/manifests/<algorithm>/<hex>/<time>   a manifest: its media type, a line feed, its bytes
@@ -45,21 +46,25 @@
 //!
 //! ```text
 //! whoever needs a generation            whoever collects garbage
-//!   1. puts a stamp                       1. closes a generation that has no stamp
-//!   2. looks: is it here, and open?       2. looks: has it a stamp?
-//!      yes: relies on it                     no: deletes the content, then the mark `.closed`
-//!      no: takes the stamp away, and         yes: leaves it until the stamps are gone
-//!          stores the content anew
+//!   1. has a stamp, or puts one           1. closes a generation that has no stamp
+//!   2. looks: is it here, not closed?     2. looks: has it a stamp?
+//!      yes: relies on it                     no: deletes the content, then the marks
+//!      no: stores the content anew           yes: leaves it until the stamps are gone
 //! ```
 //!
 //! Each acts first and looks then, so at least one of the two sees the other. Closing is never
-//! undone: once a look finds no stamp on a closed generation, none can come that anybody relies on,
-//! and deleting is right at any later time, by anybody, also twice. Stamps age: one that is older
-//! than the grace period, and whose blob no manifest of the repository names, is taken away by the
-//! collector. So whoever relies on an old stamp first renews it.
+//! undone, and a stamp goes only when it is old or by a client's order: once a look finds no stamp on a
+//! closed generation, none can come that anybody relies on, and deleting is right at any later time, by
+//! anybody, also twice. Who finds a generation closed leaves the stamp where it is, since others may
+//! have seen it while the generation was open. Stamps age: one that is older than the grace period,
+//! and whose blob no manifest of the repository names, is taken away by the collector. So whoever
+//! relies on an old stamp first renews it.
 //!
-//! Not covered yet: a stamp whose writer never came to look. It is believed while it is fresh, also by
-//! somebody who comes between a collector's look and its deletion.
+//! That alone would lose nothing, but now and then refuse a manifest whose blobs a client was told of:
+//! those that it stamped after the collector found them unused and before it closed them. So the
+//! collector marks them `.closing` first, and looks at the stamps, before it closes. Who has no stamp of
+//! a generation that is being closed gets none to rely on; whose stamp the look finds keeps what it was
+//! told, and the mark is taken away again.
 //!
 //! Order of writing: stamp and content, then manifest, then tag. So whatever can be found leads to
 //! what is there; only a stamp may lead to nothing, where whoever put it was stopped. New content is
@@ -79,7 +84,8 @@ use crate::name::{RepositoryName, Tag, UploadId};
 
 /// What the key `layout` holds.
 pub(crate) const LAYOUT: &[u8] = b"2\n";
-/// What the name of a closed generation's mark ends with.
+/// What the names of a generation's marks end with.
+const CLOSING: &str = ".closing";
 const CLOSED: &str = ".closed";
 
 /// One of the copies of a blob's content.
@@ -99,7 +105,9 @@ pub(crate) struct Stamp {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ContentEntry {
     Content(Generation),
+    // The marks of a generation list after its content, in this order.
     Closed(Generation),
+    Closing(Generation),
 }
 
 impl Generation {
@@ -149,10 +157,19 @@ impl fmt::Display for Stamp {
 impl ContentEntry {
     /// Reads the last part of a key in [`contents`].
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        match text.strip_suffix(CLOSED) {
-            Some(generation) => Generation::parse(generation).map(Self::Closed),
-            None => Generation::parse(text).map(Self::Content),
+        if let Some(generation) = text.strip_suffix(CLOSED) {
+            Generation::parse(generation).map(Self::Closed)
+        } else if let Some(generation) = text.strip_suffix(CLOSING) {
+            Generation::parse(generation).map(Self::Closing)
+        } else {
+            Generation::parse(text).map(Self::Content)
         }
+    }
+
+    /// Whose content or mark it is.
+    pub(crate) fn generation(&self) -> &Generation {
+        let (Self::Content(generation) | Self::Closed(generation) | Self::Closing(generation)) = self;
+        generation
     }
 }
 
@@ -170,6 +187,11 @@ pub(crate) fn contents(digest: &Digest) -> Key {
 /// A generation's content.
 pub(crate) fn content(digest: &Digest, generation: &Generation) -> Key {
     key(format!("{}/{generation}", contents(digest)))
+}
+
+/// The mark of a generation that is being closed.
+pub(crate) fn closing(digest: &Digest, generation: &Generation) -> Key {
+    key(format!("{}/{generation}{CLOSING}", contents(digest)))
 }
 
 /// The mark of a closed generation.
@@ -407,6 +429,7 @@ mod tests {
         let relied = Stamp { time: Time::from_secs(0x20), size_bytes: 3, generation: generation.clone() };
         let (time, random) = ("0000000000000010", "00000000000000ff");
         check(&content(&digest, &generation), &format!("blobs/sha256/e3/HEX/{time}.{random}"));
+        check(&closing(&digest, &generation), &format!("blobs/sha256/e3/HEX/{time}.{random}.closing"));
         check(&closed(&digest, &generation), &format!("blobs/sha256/e3/HEX/{time}.{random}.closed"));
         check(
             &stamp(&name, &digest, &relied),
@@ -430,9 +453,16 @@ mod tests {
         assert_eq!(generation.time().as_secs(), u64::MAX);
         let stamp = Stamp { time: Time::from_secs(1), size_bytes: u64::MAX, generation: generation.clone() };
         assert_eq!(Stamp::parse(&stamp.to_string()), Some(stamp));
-        let text = generation.to_string();
-        assert_eq!(ContentEntry::parse(&text), Some(ContentEntry::Content(generation.clone())));
-        assert_eq!(ContentEntry::parse(&(text + ".closed")), Some(ContentEntry::Closed(generation)));
+        for entry in [ContentEntry::Content, ContentEntry::Closed, ContentEntry::Closing]
+            .map(|kind| kind(generation.clone()))
+        {
+            let mark = match entry {
+                ContentEntry::Content(_) => "",
+                ContentEntry::Closed(_) => CLOSED,
+                ContentEntry::Closing(_) => CLOSING,
+            };
+            assert_eq!(ContentEntry::parse(&format!("{generation}{mark}")), Some(entry));
+        }
         let digest = Digest::sha256(b"x");
         assert_eq!(manifest_of_referrer(&referrer_name(&digest)), Some(digest));
         for strange in ["", ".", "x", "0000000000000010", "0000000000000010.00000000000000FF", "1.2"] {

@@ -575,6 +575,7 @@ fn resume(client: &mut Client, open: &OpenUpload) -> bool {
 enum Moment {
     /// The repository does not have one of the blobs any more.
     Unlinked,
+    Closing,
     Closed,
     Deleted,
 }
@@ -587,10 +588,12 @@ impl Moment {
             let folder = if matches!(self, Self::Unlinked) { "repositories/web/blobs" } else { "blobs" };
             let of_garbage: Vec<String> =
                 keys(folder).into_iter().filter(|key| is_of(key, garbage)).collect();
-            let closed = of_garbage.iter().filter(|key| key.ends_with(".closed")).count();
+            let marks = |mark| of_garbage.iter().filter(|key| key.ends_with(mark)).count();
+            let (closing, closed) = (marks(".closing"), marks(".closed"));
             match self {
+                Self::Closing => closing > 0,
                 Self::Closed => closed > 0,
-                Self::Unlinked | Self::Deleted => of_garbage.len() - closed < garbage.len(),
+                Self::Unlinked | Self::Deleted => of_garbage.len() - closing - closed < garbage.len(),
             }
         };
         while !has_come() {
@@ -611,7 +614,7 @@ fn what_a_killed_server_leaves_behind_the_other_one_goes_on_with() {
         Ok(server) => empty_bucket(server),
         Err(error) => return eprintln!("skipped: {error}"),
     };
-    let (kills, runtime) = (repetitions("HULL_REPLICA_KILLS", 3), runtime());
+    let (kills, runtime) = (repetitions("HULL_REPLICA_KILLS", 4), runtime());
     let storage = runtime.block_on(S3Storage::open(bucket.clone())).unwrap();
     let keys = |folder: &str| -> Vec<String> {
         let keys = storage.keys_below(&Key::new(folder).unwrap()).map_ok(|key| key.to_string());
@@ -636,7 +639,8 @@ fn what_a_killed_server_leaves_behind_the_other_one_goes_on_with() {
         let (open, sending) = begin_to_send(Client::new(two.addr), content(0, 0), 7_000);
         let push_garbage = |n: u64| earlier.client().push_blob("web", &noise(!(round * GARBAGE + n), 2_000));
         let garbage: Vec<Digest> = (0..GARBAGE).map(push_garbage).collect();
-        let moment = [Moment::Unlinked, Moment::Closed, Moment::Deleted][(round % 3) as usize];
+        let moments = [Moment::Unlinked, Moment::Closing, Moment::Closed, Moment::Deleted];
+        let moment = moments[(round % 4) as usize];
         let pushed: Vec<Pushed> = std::thread::scope(|scope| {
             let clients = [one.addr, two.addr, two.addr].into_iter().zip(1..);
             let clients = clients.map(|(addr, number)| {

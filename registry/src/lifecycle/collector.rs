@@ -3,22 +3,24 @@
 //!
 //! ```text
 //! 1. sweep    each repository: old stamps of blobs that no manifest names, old copies of manifests
-//! 2. close    each generation that is old and has no stamp
+//! 2. mark     each generation that is old and has no stamp, as closing
 //! 3. look     at all stamps again
-//! 4. delete   each closed generation that has none
+//! 4. close    each generation that has none; the others are not closing any more
+//! 5. look     at all stamps again
+//! 6. delete   each closed generation that has none
 //! ```
 //!
 //! Why that takes nothing from anybody is said in [`crate::layout`]: a generation is closed before the
-//! second look, and whoever stamps one looks afterwards whether it is open. A crash at any point leaves
-//! closed generations, which the next cycle looks at again.
+//! second look, and whoever relies on one looks afterwards whether it is. A crash at any point leaves
+//! marks, which the next cycle finds again.
 //!
-//! On a full disk the second step comes only so far. What it closed is deleted, which makes space, and
+//! On a full disk steps 2 and 4 come only so far. What they closed is deleted, which makes space, and
 //! then it goes on.
 //!
 //! Time decides only what is old. It is read once, before anything is listed; what clients renew while
 //! a cycle runs is younger than that.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,11 +96,14 @@ pub(super) struct Cycle<'a> {
     pub(super) lacks_space: bool,
 }
 
-/// Closed generations, and whether there was space to close all that are to be.
+/// A generation that is to go, and what lies of it in the storage.
 #[derive(Debug)]
-struct Closed {
-    generations: Vec<(Digest, Generation)>,
-    is_all: bool,
+struct Leaving {
+    digest: Digest,
+    generation: Generation,
+    has_content: bool,
+    is_closing: bool,
+    is_closed: bool,
 }
 
 /// A set of generations, 16 bytes each. Two that fall together are both kept.
@@ -148,80 +153,150 @@ impl Cycle<'_> {
     /// Closes and deletes. Where there is no space to close more, as long as what is deleted makes some.
     async fn collect(&mut self) -> Result<(), RepositoryError> {
         loop {
-            let closed = self.close().await?;
-            let deleted = self.delete_unused(closed.generations).await?;
-            if deleted == 0 && (self.lacks_space || !closed.is_all) {
+            let mut leaving = self.leaving().await?;
+            let is_all = match self.mode {
+                Mode::Collect => {
+                    let is_all_marked = self.mark(&mut leaving).await?;
+                    self.close_unused(&mut leaving).await? && is_all_marked
+                }
+                Mode::DryRun => {
+                    leaving.retain(|leaving| !self.relied_on.has(leaving));
+                    self.count_closed(leaving.iter().filter(|leaving| leaving.is_to_be_closed()).count());
+                    true
+                }
+            };
+            let count = leaving.len();
+            self.delete_all(leaving).await?;
+            if count == 0 && (self.lacks_space || !is_all) {
                 return Err(StorageError::Full.into());
             }
-            if closed.is_all {
+            if is_all {
                 return Ok(());
             }
         }
     }
 
-    /// Closes the old generations that have no stamp. Returns all closed ones.
-    async fn close(&mut self) -> Result<Closed, RepositoryError> {
-        let storage = self.collector.storage();
-        let mut keys = storage.keys_below(&layout::all_contents());
-        let (mut unused, mut closed) = (Vec::new(), Vec::new());
+    /// The old generations that had no stamp when the repositories were swept, and all that are marked.
+    async fn leaving(&self) -> Result<Vec<Leaving>, RepositoryError> {
+        let mut keys = self.collector.storage().keys_below(&layout::all_contents());
+        let mut found: Vec<Leaving> = Vec::new();
+        let stays = |last: &mut Leaving| {
+            let is_unused = self.is_old(last.generation.time()) && !self.relied_on.has(last);
+            !(is_unused || last.is_closing || last.is_closed)
+        };
         while let Some(key) = keys.try_next().await? {
-            match layout::content_of_key(&key) {
-                Some((digest, ContentEntry::Content(generation)))
-                    if self.is_old(generation.time()) && !self.relied_on.contains(&digest, &generation) =>
-                {
-                    unused.push((digest, generation));
-                }
-                Some((digest, ContentEntry::Closed(generation))) => {
-                    // Its content, if it is still there, came just before.
-                    closed.push((digest, generation));
-                    unused.pop_if(|last| closed.last() == Some(last));
-                }
-                _ => {}
+            let Some((digest, entry)) = layout::content_of_key(&key) else { continue };
+            // What belongs to a generation follows each other.
+            let last = found.last().map(|last| (&last.digest, &last.generation));
+            if last != Some((&digest, entry.generation())) {
+                found.pop_if(stays);
+                found.push(Leaving::nothing_of(digest, entry.generation().clone()));
+            }
+            let last = found.last_mut().expect("it was pushed if there was none");
+            match entry {
+                ContentEntry::Content(_) => last.has_content = true,
+                ContentEntry::Closed(_) => last.is_closed = true,
+                ContentEntry::Closing(_) => last.is_closing = true,
             }
         }
-        let mut is_all = true;
-        if self.mode == Mode::Collect {
-            for (place, (digest, generation)) in unused.iter().enumerate() {
-                match storage.put_tombstone(&layout::closed(digest, generation), Default::default()).await {
-                    Err(StorageError::Full) => {
-                        unused.truncate(place);
-                        is_all = false;
-                        break;
-                    }
-                    put => drop(put?),
-                }
-            }
-        }
-        self.collected.closed_generations += unused.len() as u64;
-        closed.append(&mut unused);
-        Ok(Closed { generations: closed, is_all })
+        found.pop_if(stays);
+        Ok(found)
     }
 
-    /// Deletes those of the closed generations that have no stamp now, and says how many those were.
-    async fn delete_unused(
-        &mut self,
-        mut closed: Vec<(Digest, Generation)>,
-    ) -> Result<usize, RepositoryError> {
-        if closed.is_empty() {
-            return Ok(0);
+    /// Marks as closing what is not marked. False if there was no space for all; the others are dropped.
+    async fn mark(&self, leaving: &mut Vec<Leaving>) -> Result<bool, RepositoryError> {
+        let mut has_space = true;
+        for leaving in leaving.iter_mut().filter(|leaving| !leaving.is_marked()) {
+            let mark = layout::closing(&leaving.digest, &leaving.generation);
+            match self.collector.storage().put_tombstone(&mark, Default::default()).await {
+                Err(StorageError::Full) => {
+                    has_space = false;
+                    break;
+                }
+                put => _ = put?,
+            }
+            leaving.is_closing = true;
         }
-        let relied_on = match self.mode {
-            Mode::Collect => self.all_stamps().await?,
-            Mode::DryRun => std::mem::take(&mut self.relied_on),
-        };
-        closed.retain(|(digest, generation)| !relied_on.contains(digest, generation));
-        let count = closed.len();
+        leaving.retain(Leaving::is_marked);
+        Ok(has_space)
+    }
+
+    /// Closes those that have no stamp, and leaves in `leaving` those that have none after that. False if
+    /// there was no space to close all.
+    async fn close_unused(&mut self, leaving: &mut Vec<Leaving>) -> Result<bool, RepositoryError> {
+        if leaving.is_empty() {
+            return Ok(true);
+        }
+        let relied_on = self.all_stamps().await?;
+        for reprieved in leaving.extract_if(.., |leaving| relied_on.has(leaving)) {
+            self.unmark(&reprieved).await?;
+        }
+        let (mut waiting, mut closed) = (VecDeque::new(), Vec::new());
+        for leaving in leaving.drain(..) {
+            match leaving.is_to_be_closed() {
+                true => waiting.push_back(leaving),
+                false => closed.push(leaving),
+            }
+        }
+        let (mut count, mut has_space) = (0, true);
+        while let Some(mut next) = waiting.pop_front() {
+            let mark = layout::closed(&next.digest, &next.generation);
+            match self.collector.storage().put_tombstone(&mark, Default::default()).await {
+                Err(StorageError::Full) => {
+                    // The mark of the last makes space for that of the first.
+                    has_space = false;
+                    waiting.push_front(next);
+                    let last = waiting.pop_back().expect("one was just pushed");
+                    self.unmark(&last).await?;
+                }
+                put => {
+                    put?;
+                    next.is_closed = true;
+                    closed.push(next);
+                    count += 1;
+                }
+            }
+        }
+        self.count_closed(count);
+        if count > 0 {
+            let relied_on = self.all_stamps().await?;
+            closed.retain(|leaving| !relied_on.has(leaving));
+        }
+        *leaving = closed;
+        Ok(has_space)
+    }
+
+    /// Lets a generation be relied on as before, unless it is closed.
+    async fn unmark(&self, leaving: &Leaving) -> Result<(), RepositoryError> {
+        if leaving.is_closing && !leaving.is_closed {
+            self.collector.storage().delete(&layout::closing(&leaving.digest, &leaving.generation)).await?;
+        }
+        Ok(())
+    }
+
+    fn count_closed(&mut self, count: usize) {
+        self.collected.closed_generations += count as u64;
+    }
+
+    /// Deletes generations: their content, and then the marks.
+    async fn delete_all(&mut self, leaving: Vec<Leaving>) -> Result<(), RepositoryError> {
         let (storage, mode) = (self.collector.storage(), self.mode);
-        let deletions = stream::iter(closed).map(|(digest, generation)| async move {
-            let content = layout::content(&digest, &generation);
+        let deletions = stream::iter(leaving).map(|leaving| async move {
+            let Leaving { digest, generation, .. } = &leaving;
+            let content = layout::content(digest, generation);
             let size = match storage.size_bytes(&content).await {
                 Err(StorageError::Missing { .. }) => None,
                 size => Some(size?),
             };
             if mode == Mode::Collect {
                 storage.delete(&content).await?;
-                // The mark goes last: until then nobody stamps what is gone.
-                storage.delete(&layout::closed(&digest, &generation)).await?;
+                // The marks go last: until then nobody relies on what is gone.
+                if leaving.is_closing {
+                    storage.delete(&layout::closing(digest, generation)).await?;
+                }
+                if leaving.is_closed {
+                    storage.delete(&layout::closed(digest, generation)).await?;
+                }
             }
             Ok::<_, RepositoryError>(size)
         });
@@ -230,7 +305,7 @@ impl Cycle<'_> {
             self.collected.deleted_generations += u64::from(size.is_some());
             self.collected.freed_bytes += size.unwrap_or(0);
         }
-        Ok(count)
+        Ok(())
     }
 
     /// The generations that stamps rely on now.
@@ -246,13 +321,29 @@ impl Cycle<'_> {
     }
 }
 
+impl Leaving {
+    fn nothing_of(digest: Digest, generation: Generation) -> Self {
+        Self { digest, generation, has_content: false, is_closing: false, is_closed: false }
+    }
+
+    fn is_marked(&self) -> bool {
+        self.is_closing || self.is_closed
+    }
+
+    /// False for what is closed, and for marks that a crash left without their content, which never comes
+    /// back.
+    fn is_to_be_closed(&self) -> bool {
+        self.has_content && !self.is_closed
+    }
+}
+
 impl ReliedOn {
     pub(super) fn insert(&mut self, digest: &Digest, generation: &Generation) {
         self.0.insert(Self::entry(digest, generation));
     }
 
-    fn contains(&self, digest: &Digest, generation: &Generation) -> bool {
-        self.0.contains(&Self::entry(digest, generation))
+    fn has(&self, leaving: &Leaving) -> bool {
+        self.0.contains(&Self::entry(&leaving.digest, &leaving.generation))
     }
 
     /// Half of it from the digest, half from what is random in the generation's name.

@@ -2,6 +2,8 @@
 
 mod caretaker;
 mod collector;
+#[cfg(test)]
+mod interleavings;
 mod retention;
 mod scrub;
 mod sweep;

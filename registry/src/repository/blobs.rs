@@ -46,19 +46,14 @@ impl Repositories {
         digest: &Digest,
     ) -> Result<Option<u64>, RepositoryError> {
         let stamps = self.stamps(repository, digest).await?;
-        for stamp in stamps.iter().rev() {
-            let key = layout::content(digest, &stamp.generation);
-            let Some(size_bytes) = present(self.storage.size_bytes(&key).await)? else { continue };
-            let generation = stamp.generation.clone();
-            if self.is_fresh(stamp.time) || self.rely_on(repository, digest, size_bytes, generation).await? {
-                return Ok(Some(size_bytes));
-            }
+        if stamps.is_empty() {
+            return Ok(None);
         }
-        // Nobody may rely on what the old stamps name; perhaps on what others have stored since.
-        match stamps.is_empty() {
-            true => Ok(None),
-            false => Ok(self.rely_on_any(repository, digest).await?),
+        if let Some(size_bytes) = self.rely_on_stamped(repository, digest, &stamps).await? {
+            return Ok(Some(size_bytes));
         }
+        // Nobody may rely on what the stamps name; perhaps on what others have stored since.
+        Ok(self.rely_on_any(repository, digest).await?)
     }
 
     /// Those of `blobs` that cannot be read in this repository. The others stay for a while.

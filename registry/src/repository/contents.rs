@@ -14,6 +14,8 @@ use crate::name::RepositoryName;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Generations {
     pub(crate) open: Vec<Generation>,
+    /// Those that whoever has a stamp already may rely on.
+    pub(crate) closing: Vec<Generation>,
     /// Those that nobody may rely on; the content of some may be gone.
     pub(crate) closed: Vec<Generation>,
 }
@@ -30,10 +32,44 @@ impl Repositories {
                     found.open.pop_if(|open| *open == generation);
                     found.closed.push(generation);
                 }
+                Some(ContentEntry::Closing(generation)) => {
+                    found.closing.extend(found.open.pop_if(|open| *open == generation));
+                }
                 None => {}
             }
         }
         Ok(found)
+    }
+
+    /// Relies on one of the generations that `repository` has a stamp of. Returns the blob's size in
+    /// bytes, or `None` if there is none that can be relied on.
+    pub(super) async fn rely_on_stamped(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        stamps: &[Stamp],
+    ) -> Result<Option<u64>, StorageError> {
+        let mut found = self.generations(digest).await?;
+        for stamp in stamps.iter().rev() {
+            if !found.is_kept(&stamp.generation) {
+                continue;
+            }
+            if !self.is_fresh(stamp.time) {
+                let Stamp { size_bytes, generation, .. } = stamp.clone();
+                if self.rely_on(repository, digest, size_bytes, generation).await? {
+                    return Ok(Some(size_bytes));
+                }
+                // A collector that took the old stamp away may have looked before the new one was there.
+                if !self.stamps(repository, digest).await?.contains(stamp) {
+                    continue;
+                }
+                found = self.generations(digest).await?;
+            }
+            if found.is_kept(&stamp.generation) {
+                return Ok(Some(stamp.size_bytes));
+            }
+        }
+        Ok(None)
     }
 
     /// Stamps any open generation of a blob for `repository`. Returns the blob's size in bytes, or
@@ -53,8 +89,8 @@ impl Repositories {
         Ok(None)
     }
 
-    /// Stamps a generation, then looks. False if nobody may rely on it any more.
-    pub(super) async fn rely_on(
+    /// Stamps a generation, then looks. False if nobody may begin to rely on it.
+    async fn rely_on(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
@@ -62,7 +98,7 @@ impl Repositories {
         generation: Generation,
     ) -> Result<bool, StorageError> {
         let stamp = self.stamp(repository, digest, size_bytes, generation).await?;
-        self.look(repository, digest, &stamp).await
+        Ok(self.generations(digest).await?.open.contains(&stamp.generation))
     }
 
     async fn stamp(
@@ -75,20 +111,6 @@ impl Repositories {
         let stamp = Stamp { time: self.clock.now(), size_bytes, generation };
         self.storage.put_if_absent(&layout::stamp(repository, digest, &stamp), Default::default()).await?;
         Ok(stamp)
-    }
-
-    /// Whether what was stamped may be relied on. If not, the stamp is taken away.
-    async fn look(
-        &self,
-        repository: &RepositoryName,
-        digest: &Digest,
-        stamp: &Stamp,
-    ) -> Result<bool, StorageError> {
-        if self.generations(digest).await?.open.contains(&stamp.generation) {
-            return Ok(true);
-        }
-        self.storage.delete(&layout::stamp(repository, digest, stamp)).await?;
-        Ok(false)
     }
 
     /// Makes a session's content a new generation of `digest`, which it must have, stamped for
@@ -106,12 +128,15 @@ impl Repositories {
         let generation = Generation::new(self.clock.now(), u64::from_le_bytes(crate::random::bytes()));
         let stamp = self.stamp(repository, digest, size_bytes, generation.clone()).await?;
         if let Err(error) = session.finish(&layout::content(digest, &generation)).await {
-            // Where that fails too, the stamp leads to nothing until it is old.
-            let _ = self.storage.delete(&layout::stamp(repository, digest, &stamp)).await;
+            // The stamp leads to nothing, and goes when it is old. Where it is not certain that there is
+            // no content, somebody else may rely on it.
+            if matches!(error, StorageError::Full) {
+                let _ = self.storage.delete(&layout::stamp(repository, digest, &stamp)).await;
+            }
             return Err(error.into());
         }
         let is_reliable = match self.is_fresh(stamp.time) {
-            true => self.look(repository, digest, &stamp).await?,
+            true => self.generations(digest).await?.open.contains(&generation),
             // Finishing took so long that the stamp may be gone.
             false => self.rely_on(repository, digest, size_bytes, generation).await?,
         };
@@ -120,5 +145,12 @@ impl Repositories {
             // A collector leaves what is younger than the grace period alone.
             false => Err(RepositoryError::Contended),
         }
+    }
+}
+
+impl Generations {
+    /// True for a generation that whoever has a stamp of it may rely on.
+    fn is_kept(&self, generation: &Generation) -> bool {
+        self.open.contains(generation) || self.closing.contains(generation)
     }
 }

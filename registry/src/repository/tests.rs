@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use appliance::{Digest, media_type};
-use blob_store::{MemoryStorage, SessionId, Storage as _};
+use blob_store::{Key, MemoryStorage, SessionId, Storage as _};
 use bytes::Bytes;
 use serde_json::{Map, json};
 
@@ -75,11 +75,11 @@ impl World {
     }
 
     /// What a collector does to a generation that it believes to be garbage.
-    async fn close(&self, content: &str) -> Generation {
+    async fn mark(&self, content: &str, mark: fn(&Digest, &Generation) -> Key) {
         let digest = Digest::sha256(content.as_bytes());
-        let found = self.repositories.generations(&digest).await.unwrap().open.pop().unwrap();
-        self.storage.put_if_absent(&layout::closed(&digest, &found), Bytes::new()).await.unwrap();
-        found
+        let found = self.repositories.generations(&digest).await.unwrap();
+        let generation = found.open.first().or(found.closing.first()).unwrap();
+        self.storage.put_if_absent(&mark(&digest, generation), Bytes::new()).await.unwrap();
     }
 
     async fn push(&self, repository: &str, tags: &[&str], content: &'static str) -> Digest {
@@ -147,17 +147,33 @@ async fn whoever_relies_on_an_old_stamp_renews_it() {
 }
 
 #[tokio::test]
+async fn who_has_a_stamp_keeps_a_generation_that_is_being_closed() {
+    let mut world = World::new();
+    world.store("a", "x").await;
+    world.mark("x", layout::closing).await;
+    let digest = Digest::sha256(b"x");
+    assert!(!world.repositories.mount_blob(&name("a"), &name("b"), &digest).await.unwrap());
+    assert_eq!(world.relies_on("a", "x").await, Some(1));
+    world.clock.set(1_000_000 + GRACE);
+    assert_eq!(world.relies_on("a", "x").await, Some(1));
+    assert_eq!(world.stamps("a", "x").await, 2);
+    // Content that arrives now is a generation of its own.
+    assert_eq!(world.store("b", "x").await, Stored::FromSession);
+    assert_eq!(world.generations("x").await, (1, 0));
+    assert_eq!(world.relies_on("a", "x").await, Some(1));
+}
+
+#[tokio::test]
 async fn nobody_relies_on_a_closed_generation() {
     let mut world = World::new();
     world.store("a", "x").await;
-    world.close("x").await;
-    // Who was told lately that the blob is here keeps it; a mount and an old stamp do not.
-    assert_eq!(world.relies_on("a", "x").await, Some(1));
+    world.mark("x", layout::closing).await;
+    world.mark("x", layout::closed).await;
     let digest = Digest::sha256(b"x");
-    assert!(!world.repositories.mount_blob(&name("a"), &name("b"), &digest).await.unwrap());
-    assert_eq!(world.stamps("b", "x").await, 0);
-    world.clock.set(1_000_000 + GRACE);
+    // A stamp says no more than that somebody put it, however lately.
     assert_eq!(world.relies_on("a", "x").await, None);
+    assert_eq!(world.repositories.missing_blobs(&name("a"), &[digest]).await.unwrap(), [digest]);
+    assert!(!world.repositories.mount_blob(&name("a"), &name("b"), &digest).await.unwrap());
     assert!(world.repositories.open_blob(&name("a"), &digest).await.unwrap().is_some());
     // Content that arrives again is a generation of its own, and the old stamp leads there too.
     assert_eq!(world.store("b", "x").await, Stored::FromSession);
