@@ -231,39 +231,39 @@ impl Cycle<'_> {
         for reprieved in leaving.extract_if(.., |leaving| relied_on.has(leaving)) {
             self.unmark(&reprieved).await?;
         }
-        let (mut waiting, mut closed) = (VecDeque::new(), Vec::new());
-        for leaving in leaving.drain(..) {
-            match leaving.is_to_be_closed() {
-                true => waiting.push_back(leaving),
-                false => closed.push(leaving),
-            }
+        let open: VecDeque<Leaving> = leaving.extract_if(.., |leaving| leaving.is_to_be_closed()).collect();
+        let count = open.len();
+        let mut closed = self.close(open).await?;
+        let is_all = closed.len() == count;
+        self.count_closed(closed.len());
+        leaving.append(&mut closed);
+        if count > 0 {
+            let relied_on = self.all_stamps().await?;
+            leaving.retain(|leaving| !relied_on.has(leaving));
         }
-        let (mut count, mut has_space) = (0, true);
-        while let Some(mut next) = waiting.pop_front() {
+        Ok(is_all)
+    }
+
+    /// Closes generations, the first so many that there is space for, and returns those.
+    async fn close(&self, mut open: VecDeque<Leaving>) -> Result<Vec<Leaving>, RepositoryError> {
+        let mut closed = Vec::new();
+        while let Some(mut next) = open.pop_front() {
             let mark = layout::closed(&next.digest, &next.generation);
             match self.collector.storage().put_tombstone(&mark, Default::default()).await {
                 Err(StorageError::Full) => {
                     // The mark of the last makes space for that of the first.
-                    has_space = false;
-                    waiting.push_front(next);
-                    let last = waiting.pop_back().expect("one was just pushed");
+                    open.push_front(next);
+                    let last = open.pop_back().expect("one was just pushed");
                     self.unmark(&last).await?;
                 }
                 put => {
                     put?;
                     next.is_closed = true;
                     closed.push(next);
-                    count += 1;
                 }
             }
         }
-        self.count_closed(count);
-        if count > 0 {
-            let relied_on = self.all_stamps().await?;
-            closed.retain(|leaving| !relied_on.has(leaving));
-        }
-        *leaving = closed;
-        Ok(has_space)
+        Ok(closed)
     }
 
     /// Lets a generation be relied on as before, unless it is closed.
