@@ -1,6 +1,7 @@
 //! A [`Storage`] that forgets everything with the process. For tests.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
@@ -32,6 +33,8 @@ impl Default for MemoryStorage {
 struct State {
     keys: BTreeMap<Key, Bytes>,
     sessions: HashMap<SessionId, Upload>,
+    /// What the next keys that are opened fail with.
+    faults: VecDeque<io::ErrorKind>,
 }
 
 #[derive(Debug)]
@@ -49,6 +52,11 @@ impl MemoryStorage {
     /// An empty storage that several servers may use, each with a clone.
     pub fn shared() -> Self {
         Self { sharing: Sharing::Shared, ..Self::new() }
+    }
+
+    /// Lets the next keys that are opened fail: each with one of these, then none any more.
+    pub fn fail_to_open(&self, faults: impl IntoIterator<Item = io::ErrorKind>) {
+        self.state().faults.extend(faults);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -89,7 +97,12 @@ impl Storage for MemoryStorage {
     }
 
     async fn open(&self, key: &Key) -> Result<Box<dyn Object>, StorageError> {
-        Ok(Box::new(MemoryObject(self.state().content(key)?)))
+        let mut state = self.state();
+        if let Some(kind) = state.faults.pop_front() {
+            let (action, name) = ("open", key.to_string());
+            return Err(StorageError::Io { action, name, source: kind.into() });
+        }
+        Ok(Box::new(MemoryObject(state.content(key)?)))
     }
 
     async fn list(

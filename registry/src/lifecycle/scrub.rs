@@ -5,14 +5,19 @@
 //! An operator may look at what lies in the quarantine, and delete it. Where there is no space for the
 //! copy, what is damaged stays where it is, closed, and the next scrub tries again.
 //!
+//! Only what reads wrong twice is damaged. A storage that cannot be reached has lost nothing: the scrub
+//! ends there, with the reason.
+//!
 //! Runs beside everything else, and no faster than it is told to.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use appliance::{Digest, Hasher};
 use blob_store::{Key, SessionId, Storage, StorageError, read_whole};
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::Mode;
@@ -50,6 +55,14 @@ pub struct Damaged {
 /// Largest copy of a manifest that is read. One that is larger is damaged.
 const MAX_COPY: u64 = appliance::manifest::MAX_BYTES + 256;
 
+/// What may be damaged.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Content,
+    /// Of a manifest.
+    Copy,
+}
+
 /// Reads one storage again.
 #[derive(Debug)]
 pub(crate) struct Scrubber<'a> {
@@ -72,18 +85,17 @@ impl<'a> Scrubber<'a> {
         let storage = self.storage();
         let mut contents = storage.keys_below(&layout::all_contents());
         while let Some(key) = contents.try_next().await? {
-            if let Some((digest, ContentEntry::Content(generation))) = layout::content_of_key(&key) {
-                let found = self.check_content(&key, digest).await?;
-                if let Some(problem) = found {
-                    let mark = layout::closed(&digest, &generation);
-                    self.put_away(key, digest, Some(mark), problem).await?;
-                }
+            if let Some((digest, ContentEntry::Content(generation))) = layout::content_of_key(&key)
+                && let Some(problem) = self.damage(&key, digest, Kind::Content).await?
+            {
+                let mark = layout::closed(&digest, &generation);
+                self.put_away(key, digest, Some(mark), problem).await?;
             }
         }
         let mut records = storage.keys_below(&layout::repositories());
         while let Some(key) = records.try_next().await? {
             if let Some((digest, _)) = layout::copy_of_key(&key)
-                && let Some(problem) = self.check_copy(&key, digest).await?
+                && let Some(problem) = self.damage(&key, digest, Kind::Copy).await?
             {
                 self.put_away(key, digest, None, problem).await?;
                 self.repositories.forget_cached();
@@ -127,37 +139,59 @@ impl<'a> Scrubber<'a> {
         self.quarantine(key, digest).await
     }
 
-    /// What is wrong with a blob's content, if anything is.
-    async fn check_content(&mut self, key: &Key, digest: Digest) -> Result<Option<String>, RepositoryError> {
-        let object = match self.storage().open(key).await {
-            Err(StorageError::Missing { .. }) => return Ok(None),
-            object => object?,
+    /// What is wrong with what lies under a key, if anything is, both times that it is read.
+    async fn damage(
+        &mut self,
+        key: &Key,
+        digest: Digest,
+        kind: Kind,
+    ) -> Result<Option<String>, RepositoryError> {
+        let before = (self.scrubbed.objects, self.scrubbed.bytes);
+        if self.check(key, digest, kind).await?.is_none() {
+            return Ok(None);
+        }
+        // It counts once.
+        (self.scrubbed.objects, self.scrubbed.bytes) = before;
+        self.check(key, digest, kind).await
+    }
+
+    async fn check(
+        &mut self,
+        key: &Key,
+        digest: Digest,
+        kind: Kind,
+    ) -> Result<Option<String>, RepositoryError> {
+        let found = match kind {
+            Kind::Content => self.check_content(key, digest).await,
+            Kind::Copy => self.check_copy(key, digest).await,
         };
+        match found {
+            Err(StorageError::Missing { .. }) => Ok(None),
+            Err(StorageError::Io { source, .. }) if is_lost(&source) => {
+                Ok(Some(format!("cannot be read: {source}")))
+            }
+            found => Ok(found?),
+        }
+    }
+
+    /// What is wrong with a blob's content, if anything is.
+    async fn check_content(&mut self, key: &Key, digest: Digest) -> Result<Option<String>, StorageError> {
+        let object = self.storage().open(key).await?;
         let size = object.size_bytes();
         let mut pieces = object.stream(0..size);
         let mut hasher = Hasher::new(digest.algorithm());
-        loop {
-            match pieces.try_next().await {
-                Ok(Some(piece)) => {
-                    self.scrubbed.bytes += piece.len() as u64;
-                    hasher = hash(hasher, piece).await;
-                    self.keep_to_the_rate().await;
-                }
-                Ok(None) => break,
-                // A disk that cannot read it has lost it.
-                Err(StorageError::Io { source, .. }) => return Ok(Some(format!("cannot be read: {source}"))),
-                Err(error) => return Err(error.into()),
-            }
+        while let Some(piece) = pieces.try_next().await? {
+            self.scrubbed.bytes += piece.len() as u64;
+            hasher = hash(hasher, piece).await;
+            self.keep_to_the_rate().await;
         }
         self.scrubbed.objects += 1;
         Ok(mismatch(hasher.finish(), digest))
     }
 
     /// What is wrong with a copy of a manifest, if anything is.
-    async fn check_copy(&mut self, key: &Key, digest: Digest) -> Result<Option<String>, RepositoryError> {
+    async fn check_copy(&mut self, key: &Key, digest: Digest) -> Result<Option<String>, StorageError> {
         let copy = match read_whole(self.storage(), key, MAX_COPY).await {
-            Err(StorageError::Missing { .. }) => return Ok(None),
-            Err(StorageError::Io { source, .. }) => return Ok(Some(format!("cannot be read: {source}"))),
             Err(error @ StorageError::TooLarge { .. }) => return Ok(Some(error.to_string())),
             copy => copy?,
         };
@@ -179,7 +213,10 @@ impl<'a> Scrubber<'a> {
         if let Err(error) = self.copy_to_quarantine(key, digest, id).await {
             // Half a copy takes space and is of no use. If this fails too, the session expires.
             let _ = storage.abort(id).await;
-            return Err(error);
+            return match error {
+                StorageError::Missing { .. } => Ok(()), // somebody else took it away
+                error => Err(error),
+            };
         }
         storage.delete(key).await
     }
@@ -188,11 +225,20 @@ impl<'a> Scrubber<'a> {
         let storage = self.storage();
         let name = key.as_str().rsplit('/').next().unwrap_or_default();
         let mut session = storage.begin(id).await?;
-        if let Ok(object) = storage.open(key).await {
-            let size = object.size_bytes();
-            let mut pieces = object.stream(0..size);
-            while let Ok(Some(piece)) = pieces.try_next().await {
-                session.append(session.size_bytes(), vec![piece]).await?;
+        let mut pieces = match storage.open(key).await {
+            Err(StorageError::Io { source, .. }) if is_lost(&source) => stream::empty().boxed(),
+            object => {
+                let object = object?;
+                let size = object.size_bytes();
+                object.stream(0..size)
+            }
+        };
+        loop {
+            match pieces.try_next().await {
+                Ok(Some(piece)) => session.append(session.size_bytes(), vec![piece]).await?,
+                Ok(None) => break,
+                Err(StorageError::Io { source, .. }) if is_lost(&source) => break,
+                Err(error) => return Err(error),
             }
         }
         session.finish(&layout::quarantine(&digest, name)).await?;
@@ -208,6 +254,14 @@ impl<'a> Scrubber<'a> {
             tokio::time::sleep(early).await;
         }
     }
+}
+
+/// True where what was to be read is not there any more, or not as it was written; false where it could
+/// not be reached this time.
+fn is_lost(error: &io::Error) -> bool {
+    let errors = [Errno::IO, Errno::BADMSG, Errno::UCLEAN, Errno::NODATA].map(Errno::raw_os_error);
+    let kinds = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof, io::ErrorKind::NotFound];
+    error.raw_os_error().is_some_and(|error| errors.contains(&error)) || kinds.contains(&error.kind())
 }
 
 fn mismatch(found: Digest, wanted: Digest) -> Option<String> {

@@ -1,5 +1,6 @@
 //! The collector on a storage in memory, with a clock that the tests set.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +15,12 @@ use crate::clock::TestClock;
 use crate::layout;
 use crate::manifest::Manifest;
 use crate::name::{RepositoryName, Tag};
-use crate::repository::{Author, Authority, PutManifest, Repositories};
+use crate::repository::{Author, Authority, PutManifest, Repositories, RepositoryError};
 use crate::rules::{Pattern, Rule, Rules};
 
 const GRACE: u64 = 1000;
+/// What is not asked for until then is garbage.
+const OLD: u64 = GRACE + GRACE / 2;
 const START: u64 = 1_000_000;
 
 const SOMEBODY: Author<'_> = Author { name: "somebody", authority: Authority::Ordinary };
@@ -113,7 +116,7 @@ async fn what_a_manifest_needs_stays_and_the_rest_goes_when_it_is_old() {
     }
     world.put("r", Some("1"), &["config", "layer"]).await;
     assert_eq!(world.collect().await, Collected { repositories: 1, ..Collected::default() });
-    world.wait(GRACE + 1);
+    world.wait(OLD + 1);
     let collected = world.collect().await;
     assert_eq!((collected.unlinked_blobs, collected.deleted_generations, collected.freed_bytes), (1, 1, 6));
     assert!(world.can_read("r", "config").await && world.can_read("r", "layer").await);
@@ -130,7 +133,7 @@ async fn blobs_go_with_the_last_manifest_that_needs_them() {
     let one = world.put("r", Some("1"), &["config", "one"]).await;
     world.put("r", None, &["config", "two"]).await;
     world.repositories.delete_manifest(&name("r"), one, SOMEBODY).await.unwrap();
-    world.wait(GRACE + 1);
+    world.wait(OLD + 1);
     assert_eq!(world.collect().await.freed_bytes, 3);
     assert!(world.can_read("r", "two").await && world.can_read("r", "config").await);
     assert!(!world.can_read("r", "one").await);
@@ -142,7 +145,7 @@ async fn content_that_another_repository_needs_stays() {
     world.store("a", "shared").await;
     world.store("b", "shared").await;
     world.put("b", None, &["shared"]).await;
-    world.wait(GRACE + 1);
+    world.wait(OLD + 1);
     let collected = world.collect().await;
     assert_eq!((collected.unlinked_blobs, collected.deleted_generations), (1, 0));
     assert!(!world.can_read("a", "shared").await && world.can_read("b", "shared").await);
@@ -282,6 +285,73 @@ async fn a_scrub_takes_away_what_is_damaged_and_the_next_push_heals_it() {
     assert!(world.can_read("r", "layer").await && world.can_read("s", "layer").await);
     assert_eq!(world.put("r", Some("1"), &["config", "layer"]).await, manifest);
     assert_eq!(scrub(Mode::Collect).await.damaged, []);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_once_is_not_damaged() {
+    let mut world = World::new();
+    world.store("r", "layer").await;
+    world.put("r", Some("1"), &["layer"]).await;
+    let repositories = Arc::clone(&world.repositories);
+    let scrub = async || Scrubber::new(&repositories, Mode::Collect, None).run().await;
+    // The second look finds it as it was.
+    world.storage.fail_to_open([ErrorKind::InvalidData]);
+    let found = scrub().await.unwrap();
+    assert_eq!((found.damaged, found.objects), (vec![], 2));
+    // A service that does not answer says nothing of what it keeps.
+    world.storage.fail_to_open([ErrorKind::Other]);
+    let refused = scrub().await;
+    assert!(matches!(refused, Err(RepositoryError::Storage(_))), "{refused:?}");
+    world.storage.fail_to_open([ErrorKind::InvalidData, ErrorKind::PermissionDenied]);
+    scrub().await.unwrap_err();
+    assert_eq!(scrub().await.unwrap().damaged, []);
+    // Nor does it while what is damaged is copied.
+    world.storage.fail_to_open([ErrorKind::InvalidData, ErrorKind::InvalidData, ErrorKind::Other]);
+    scrub().await.unwrap_err();
+    assert!(world.can_read("r", "layer").await);
+    world.storage.fail_to_open([ErrorKind::InvalidData; 3]);
+    assert_eq!(scrub().await.unwrap().damaged.len(), 1);
+    assert!(!world.can_read("r", "layer").await);
+}
+
+#[tokio::test]
+async fn a_damaged_manifest_keeps_garbage_of_others_from_nobody() {
+    let mut world = World::new();
+    for (repository, content) in [("a", "x"), ("a", "needed"), ("b", "garbage")] {
+        world.store(repository, content).await;
+    }
+    let damaged = layout::manifest_copy(&name("a"), &digest("?"), crate::clock::Time::from_secs(START));
+    world.storage.put_if_absent(&damaged, Bytes::from("application/x\nno manifest")).await.unwrap();
+    world.wait(OLD + 1);
+    let refused = world.collector.run(Mode::Collect).await;
+    assert!(matches!(refused, Err(RepositoryError::Damaged { .. })), "{refused:?}");
+    assert!(world.can_read("a", "x").await && world.can_read("a", "needed").await);
+    assert!(!world.can_read("b", "garbage").await);
+    assert_eq!(world.contents().await, 2);
+}
+
+#[tokio::test]
+async fn the_record_of_a_referrer_that_a_crash_took_comes_back() {
+    let mut world = World::new();
+    world.store("r", "x").await;
+    let subject = world.put("r", Some("1"), &["x"]).await;
+    let document = json!({
+        "schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": [],
+        "subject": { "mediaType": media_type::MANIFEST, "digest": subject, "size": 1 },
+    });
+    let bytes = Bytes::from(document.to_string());
+    let manifest = &Manifest::check(&bytes, None).unwrap();
+    let (repository, digest) = (&name("r"), Digest::sha256(&bytes));
+    let put = PutManifest { repository, manifest, digest, bytes, tags: &[], by: SOMEBODY };
+    world.repositories.put_manifest(&put).await.unwrap();
+    world.storage.delete(&layout::referrer(repository, &subject, &digest)).await.unwrap();
+    let referrers = async || {
+        let page = world.repositories.referrers(repository, &subject, None, None, 1 << 20).await.unwrap();
+        page.referrers.len()
+    };
+    assert_eq!(referrers().await, 0);
+    world.collect().await;
+    assert_eq!(referrers().await, 1);
 }
 
 fn rules(change: impl FnOnce(&mut Rule)) -> Rules {
