@@ -41,8 +41,7 @@
 //!
 //! # Stamp, then look
 //!
-//! Content is deleted while others push, mount and ask for it, without a lock and without trusting
-//! clocks:
+//! Content is deleted while others push, mount and ask for it, without a lock:
 //!
 //! ```text
 //! whoever needs a generation            whoever collects garbage
@@ -53,12 +52,16 @@
 //! ```
 //!
 //! Each acts first and looks then, so at least one of the two sees the other. Closing is never
-//! undone, and a stamp goes only when it is old or by a client's order: once a look finds no stamp on a
-//! closed generation, none can come that anybody relies on, and deleting is right at any later time, by
-//! anybody, also twice. Who finds a generation closed leaves the stamp where it is, since others may
-//! have seen it while the generation was open. Stamps age: one that is older than the grace period,
-//! and whose blob no manifest of the repository names, is taken away by the collector. So whoever
-//! relies on an old stamp first renews it.
+//! undone, and a stamp goes only when it is old or by a client's order: once a look, which lists all
+//! stamps, finds none on a closed generation, none can come that anybody relies on, and deleting is
+//! right at any later time, by anybody, also twice. Who finds a generation closed leaves the stamp where
+//! it is, since others may have seen it while the generation was open.
+//!
+//! Stamps age. One of a blob that no manifest of the repository names is taken away by the collector when
+//! it is older than one and a half grace periods, and whoever relies on one that is older than half a
+//! period first renews it. So whatever somebody was told of stays for a period, in which the manifest is
+//! put. Here, and nowhere else, clocks matter: those of several servers must agree to within half a
+//! period.
 //!
 //! That alone would lose nothing, but now and then refuse a manifest whose blobs a client was told of:
 //! those that it stamped after the collector found them unused and before it closed them. So the

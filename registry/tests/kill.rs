@@ -6,7 +6,7 @@
 //! there should be.
 //!
 //! - Manifests that were acknowledged are there with all that they need, however old they are.
-//! - A blob that no manifest names is promised for half of the grace period, and not asked for later.
+//! - A blob that no manifest names is promised for the grace period, and not asked for later.
 //! - An upload is there with all bytes that were acknowledged, and goes on; or the request that closes it
 //!   was sent, and the blob is there whole.
 
@@ -303,7 +303,7 @@ fn check(addr: SocketAddr, known: &mut Known, sample: usize) {
 #[derive(Debug, Clone, Copy)]
 enum MustBeThere {
     Always,
-    /// For half of the grace period from then on.
+    /// For the grace period from then on.
     Promised(Instant),
     Never,
 }
@@ -314,7 +314,7 @@ fn check_blob(client: &mut Client, content: &[u8], must_be_there: MustBeThere) {
     let got = client.get(&format!("/v2/web/blobs/{digest}"));
     let may_be_gone = match must_be_there {
         MustBeThere::Always => false,
-        MustBeThere::Promised(since) => since.elapsed() > GRACE / 2,
+        MustBeThere::Promised(since) => since.elapsed() > GRACE,
         MustBeThere::Never => true,
     };
     assert!(got.status == 200 || got.status == 404 && may_be_gone, "{digest} is lost: {got:?}");

@@ -60,8 +60,6 @@ pub(crate) enum ApiError {
     ChunkRange(#[from] ChunkRangeError),
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    #[error("the manifest refers to {} blobs that are not in this repository", missing.len())]
-    MissingBlobs { missing: Vec<Digest> },
     #[error(transparent)]
     Body(#[from] BodyError),
     #[error(transparent)]
@@ -140,7 +138,9 @@ impl ApiError {
             Self::Range { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "SIZE_INVALID"),
             Self::ChunkRange(_) => (StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
             Self::OutOfOrder { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID"),
-            Self::MissingBlobs { .. } => (StatusCode::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN"),
+            Self::Repository(RepositoryError::MissingBlobs { .. }) => {
+                (StatusCode::NOT_FOUND, "MANIFEST_BLOB_UNKNOWN")
+            }
             Self::Manifest(_) | Self::Repository(RepositoryError::OtherMediaType { .. }) => {
                 (StatusCode::BAD_REQUEST, "MANIFEST_INVALID")
             }
@@ -192,7 +192,9 @@ impl ApiError {
 
     fn detail(&self) -> Option<serde_json::Value> {
         match self {
-            Self::MissingBlobs { missing } => Some(json!({ "digests": missing })),
+            Self::Repository(RepositoryError::MissingBlobs { missing }) => {
+                Some(json!({ "digests": missing }))
+            }
             Self::BlobUnknown { digest } => Some(json!({ "digest": digest })),
             Self::Repository(RepositoryError::Quota(exceeded))
             | Self::Upload(UploadsError::Repository(RepositoryError::Quota(exceeded))) => Some(json!({

@@ -67,10 +67,6 @@ impl Service {
             return Err(ApiError::ManifestDigest { wanted, found: digest });
         }
         let manifest = manifest?;
-        let missing = self.repositories.missing_blobs(&repository, &manifest.blobs).await?;
-        if !missing.is_empty() {
-            return Err(ApiError::MissingBlobs { missing });
-        }
         let (repository, manifest, tags) = (&repository, &manifest, &tags);
         let put = PutManifest { repository, manifest, digest, bytes, tags, by: call.author(repository) };
         self.repositories.put_manifest(&put).await?;

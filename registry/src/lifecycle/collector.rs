@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Why that takes nothing from anybody is said in [`crate::layout`]: a generation is closed before the
-//! second look, and whoever relies on one looks afterwards whether it is. A crash at any point leaves
+//! last look, and whoever relies on one looks afterwards whether it is. A crash at any point leaves
 //! marks, which the next cycle finds again.
 //!
 //! On a full disk steps 2 and 4 come only so far. What they closed is deleted, which makes space, and
@@ -78,8 +78,9 @@ pub struct Retired {
 pub(crate) struct Collector {
     pub(super) repositories: Arc<Repositories>,
     clock: Arc<dyn Clock>,
-    /// What is younger than this is nobody's garbage.
-    pub(super) grace: Duration,
+    /// What is younger than this is nobody's garbage. Whoever finds something that is younger than half of
+    /// `grace` relies on it as it is, for as long as a `grace` more.
+    pub(super) old_after: Duration,
 }
 
 /// One cycle under way.
@@ -94,6 +95,8 @@ pub(super) struct Cycle<'a> {
     pub(super) relied_on: ReliedOn,
     /// There was no space to write down all that the rules let go.
     pub(super) lacks_space: bool,
+    /// Why some repository was not swept to its end.
+    pub(super) damage: Option<RepositoryError>,
 }
 
 /// A generation that is to go, and what lies of it in the storage.
@@ -116,14 +119,20 @@ const PARALLEL_DELETIONS: usize = 4;
 impl Collector {
     /// A collector that takes nothing from whoever relied on it less than `grace` ago by `clock`.
     pub(crate) fn new(repositories: Arc<Repositories>, clock: Arc<dyn Clock>, grace: Duration) -> Self {
-        Self { repositories, clock, grace }
+        Self { repositories, clock, old_after: grace + grace / 2 }
     }
 
     /// Runs one cycle.
+    ///
+    /// # Errors
+    ///
+    /// What the storage says. [`RepositoryError::Damaged`]: some repository has a damaged record, and of that
+    /// one nothing was taken; all else is done.
     pub(crate) async fn run(&self, mode: Mode) -> Result<Collected, RepositoryError> {
         let (collected, relied_on) = (Collected::default(), ReliedOn::default());
         let now = self.clock.now();
-        let mut cycle = Cycle { collector: self, mode, now, collected, relied_on, lacks_space: false };
+        let (lacks_space, damage) = (false, None);
+        let mut cycle = Cycle { collector: self, mode, now, collected, relied_on, lacks_space, damage };
         let mut last = None;
         loop {
             let names = self.repositories.names(last.as_ref(), 100).await?;
@@ -136,7 +145,7 @@ impl Collector {
             }
         }
         cycle.collect().await?;
-        Ok(cycle.collected)
+        cycle.damage.map_or(Ok(cycle.collected), Err)
     }
 
     pub(super) fn storage(&self) -> &dyn Storage {
@@ -147,7 +156,7 @@ impl Collector {
 impl Cycle<'_> {
     /// True for what nobody can be relying on any more without having renewed it.
     pub(super) fn is_old(&self, time: Time) -> bool {
-        self.now.since(time) > self.collector.grace
+        self.now.since(time) > self.collector.old_after
     }
 
     /// Closes and deletes. Where there is no space to close more, as long as what is deleted makes some.

@@ -11,8 +11,8 @@ use blob_store::StorageError;
 
 use super::collector::{Cycle, Mode, Retired};
 use super::sweep::Known;
-use crate::name::{RepositoryName, Tag};
-use crate::repository::{Author, Authority, RepositoryError};
+use crate::name::RepositoryName;
+use crate::repository::{Author, Authority, LiveTag, RepositoryError};
 
 /// Who the history of tags says that it was.
 const RETENTION: Author<'_> = Author { name: "retention", authority: Authority::Ordinary };
@@ -40,7 +40,7 @@ impl Cycle<'_> {
                 tagged.insert(live.digest);
                 continue;
             };
-            if !self.retire_tag(repository, &live.tag, live.digest).await? {
+            if !self.retire_tag(repository, live).await? {
                 tagged.insert(live.digest);
                 continue;
             }
@@ -76,11 +76,10 @@ impl Cycle<'_> {
     async fn retire_tag(
         &mut self,
         repository: &RepositoryName,
-        tag: &Tag,
-        named: Digest,
+        live: &LiveTag,
     ) -> Result<bool, RepositoryError> {
         if self.mode == Mode::Collect {
-            match self.collector.repositories.unset_tag(repository, tag, named, RETENTION).await {
+            match self.collector.repositories.unset_tag(repository, live, RETENTION).await {
                 Err(RepositoryError::Storage(StorageError::Full)) => {
                     self.lacks_space = true;
                     return Ok(false);

@@ -35,8 +35,25 @@ pub(super) struct Known {
 }
 
 impl Cycle<'_> {
-    /// Sweeps one repository, and notes which generations its stamps rely on.
+    /// Sweeps one repository, and notes which generations its stamps rely on. Of one with a damaged record
+    /// nothing more is taken.
     pub(super) async fn sweep(&mut self, repository: &RepositoryName) -> Result<(), RepositoryError> {
+        match self.sweep_all(repository).await {
+            Err(error @ RepositoryError::Damaged { .. }) => {
+                let mut keys = self.collector.storage().keys_below(&layout::all_stamps(repository));
+                while let Some(key) = keys.try_next().await? {
+                    if let Some((digest, stamp)) = layout::stamp_of_key(&key) {
+                        self.relied_on.insert(&digest, &stamp.generation);
+                    }
+                }
+                self.damage.get_or_insert(error);
+                Ok(())
+            }
+            swept => swept,
+        }
+    }
+
+    async fn sweep_all(&mut self, repository: &RepositoryName) -> Result<(), RepositoryError> {
         self.collected.repositories += 1;
         let mut known = self.sweep_manifests(repository).await?;
         self.retire(repository, &mut known).await?;
@@ -83,17 +100,25 @@ impl Cycle<'_> {
         })
     }
 
-    /// Deletes records that a crash left without their manifest.
+    /// Deletes records that a crash left without their manifest, and puts those that it left missing.
     async fn sweep_referrers(
         &mut self,
         repository: &RepositoryName,
         known: &HashMap<Digest, Known>,
     ) -> Result<(), RepositoryError> {
+        let repositories = &self.collector.repositories;
+        let mut recorded = HashSet::new();
         let mut keys = self.collector.storage().keys_below(&layout::all_referrers(repository));
         while let Some(key) = keys.try_next().await? {
             let Some(digest) = layout::referrer_of_key(&key) else { continue };
+            recorded.insert(digest);
             if !known.contains_key(&digest) && self.mode == Mode::Collect {
-                self.collector.repositories.forget_referrer(repository, &key, digest).await?;
+                repositories.forget_referrer(repository, &key, digest).await?;
+            }
+        }
+        for (digest, known) in known.iter().filter(|(digest, _)| !recorded.contains(*digest)) {
+            if known.manifest.subject.is_some() && self.mode == Mode::Collect {
+                repositories.renew_referrer(repository, *digest).await?;
             }
         }
         Ok(())

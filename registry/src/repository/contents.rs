@@ -127,14 +127,9 @@ impl Repositories {
         let size_bytes = session.size_bytes();
         let generation = Generation::new(self.clock.now(), u64::from_le_bytes(crate::random::bytes()));
         let stamp = self.stamp(repository, digest, size_bytes, generation.clone()).await?;
-        if let Err(error) = session.finish(&layout::content(digest, &generation)).await {
-            // The stamp leads to nothing, and goes when it is old. Where it is not certain that there is
-            // no content, somebody else may rely on it.
-            if matches!(error, StorageError::Full) {
-                let _ = self.storage.delete(&layout::stamp(repository, digest, &stamp)).await;
-            }
-            return Err(error.into());
-        }
+        // Where this fails, the stamp leads to nothing, and goes when it is old: content may be here after
+        // all, and somebody else may rely on it.
+        session.finish(&layout::content(digest, &generation)).await?;
         let is_reliable = match self.is_fresh(stamp.time) {
             true => self.generations(digest).await?.open.contains(&generation),
             // Finishing took so long that the stamp may be gone.

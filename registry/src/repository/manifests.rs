@@ -48,33 +48,54 @@ pub(crate) struct PutManifest<'a> {
 
 impl Repositories {
     /// Stores a manifest whose blobs are here, and lets its tags name it from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`RepositoryError::MissingBlobs`] and what the rules forbid, before anything is stored.
     pub(crate) async fn put_manifest(&self, put: &PutManifest<'_>) -> Result<(), RepositoryError> {
         let PutManifest { repository, manifest, digest, bytes, tags, by } = put;
-        // A refusal comes before anything is stored. Tags are checked once more when they are set.
+        let mut looked = self.clock.now();
+        self.check_blobs(repository, manifest).await?;
+        // Tags are checked once more when they are set.
         for tag in *tags {
             self.check_tag(repository, tag, Some(*digest), *by).await?;
         }
         let room = self.room(repository);
         let size_bytes = (manifest.media_type.len() + 1 + bytes.len()) as u64;
         let charge = self.admit(Content::Manifest(*digest), size_bytes, room.as_ref()).await?;
-        ask_each(manifest.children.clone(), |child| self.renew_manifest(repository, child)).await?;
         for _ in 0..ATTEMPTS {
+            ask_each(manifest.children.clone(), |child| self.renew_manifest(repository, child)).await?;
             self.put_referrer(repository, *digest, manifest, bytes.len() as u64).await?;
             self.put_copy(repository, manifest.media_type, *digest, bytes).await?;
             for tag in *tags {
                 self.set_tag(repository, tag, Some(*digest), *by).await?;
             }
-            // Somebody may have deleted the manifest before its tags were there, or its record.
-            if self.newest_copy(repository, digest).await?.is_some()
+            // Somebody may have deleted the manifest before its tags were there, or its record. And where all
+            // this took long, a collector may have found the blobs or the copy unused meanwhile.
+            let newest = self.newest_copy(repository, digest).await?;
+            if newest.is_some_and(|newest| self.is_fresh(newest))
                 && self.has_referrer(repository, digest, manifest.subject.as_ref()).await?
+                && self.is_fresh(looked)
             {
                 if let Some((charge, room)) = charge.zip(room) {
                     charge.pay(size_bytes, &room);
                 }
                 return Ok(());
             }
+            looked = self.clock.now();
+            self.check_blobs(repository, manifest).await?;
         }
         Err(RepositoryError::Contended)
+    }
+
+    /// Sees to it that a manifest's blobs are here, and stay for a while.
+    async fn check_blobs(
+        &self,
+        repository: &RepositoryName,
+        manifest: &Manifest,
+    ) -> Result<(), RepositoryError> {
+        let missing = self.missing_blobs(repository, &manifest.blobs).await?;
+        if missing.is_empty() { Ok(()) } else { Err(RepositoryError::MissingBlobs { missing }) }
     }
 
     /// The manifest of this name, if there is one.
@@ -151,16 +172,26 @@ impl Repositories {
         repository: &RepositoryName,
         digest: Digest,
     ) -> Result<Option<StoredManifest>, RepositoryError> {
-        // An old copy may be deleted between the two steps; a newer one is there then, or none.
-        for copy in self.copies(repository, &digest).await?.into_iter().rev() {
-            let key = layout::manifest_copy(repository, &digest, copy);
-            let Some(copy) = present(read_whole(&*self.storage, &key, MAX_COPY).await)? else { continue };
-            let Some((media_type, bytes)) = split_copy(&copy) else {
-                return Err(RepositoryError::Damaged { key, problem: "it does not begin with a media type" });
-            };
-            return Ok(Some(StoredManifest { digest, media_type, bytes }));
+        let mut passed = Vec::new();
+        loop {
+            let copies = self.copies(repository, &digest).await?;
+            for copy in copies.iter().rev() {
+                let key = layout::manifest_copy(repository, &digest, *copy);
+                let Some(copy) = present(read_whole(&*self.storage, &key, MAX_COPY).await)? else { continue };
+                let Some((media_type, bytes)) = split_copy(&copy) else {
+                    return Err(RepositoryError::Damaged {
+                        key,
+                        problem: "it does not begin with a media type",
+                    });
+                };
+                return Ok(Some(StoredManifest { digest, media_type, bytes }));
+            }
+            // An old copy may be deleted after it was listed, since a newer one is there.
+            if copies == passed {
+                return Ok(None);
+            }
+            passed = copies;
         }
-        Ok(None)
     }
 
     /// Puts a copy of a manifest, unless there is one that is young enough.
@@ -189,21 +220,24 @@ impl Repositories {
         Ok(())
     }
 
-    /// Puts a new copy of a manifest whose copies are old. One that is not here stays so.
+    /// Puts a new copy of a manifest whose copies are old, after its blobs and the manifests that it
+    /// names were renewed. One that is not here, or not whole, stays so.
     async fn renew_manifest(
         &self,
         repository: &RepositoryName,
         digest: Digest,
     ) -> Result<(), RepositoryError> {
-        let Some(newest) = self.newest_copy(repository, &digest).await? else { return Ok(()) };
-        if self.is_fresh(newest) {
+        let newest = self.newest_copy(repository, &digest).await?;
+        if newest.is_none_or(|newest| self.is_fresh(newest)) {
             return Ok(());
         }
-        let old = layout::manifest_copy(repository, &digest, newest);
-        let Some(copy) = present(read_whole(&*self.storage, &old, MAX_COPY).await)? else { return Ok(()) };
-        let key = layout::manifest_copy(repository, &digest, self.clock.now());
-        self.storage.put_if_absent(&key, copy).await?;
-        Ok(())
+        let Some(stored) = self.read_manifest(repository, digest).await? else { return Ok(()) };
+        let Ok(manifest) = Manifest::check(&stored.bytes, Some(&stored.media_type)) else { return Ok(()) };
+        if !self.missing_blobs(repository, &manifest.blobs).await?.is_empty() {
+            return Ok(());
+        }
+        ask_each(manifest.children.clone(), |child| Box::pin(self.renew_manifest(repository, child))).await?;
+        self.put_copy(repository, manifest.media_type, digest, &stored.bytes).await
     }
 
     /// Deletes the tags that name a manifest.
@@ -214,7 +248,7 @@ impl Repositories {
         by: Author<'_>,
     ) -> Result<(), RepositoryError> {
         for live in self.all_tags(repository).await?.iter().filter(|live| live.digest == digest) {
-            self.unset_tag(repository, &live.tag, digest, by).await?;
+            self.unset_tag(repository, live, by).await?;
         }
         Ok(())
     }

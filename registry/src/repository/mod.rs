@@ -1,9 +1,9 @@
 //! Repositories: which blobs, manifests and tags exist where. The keys are [`crate::layout`]'s.
 //!
 //! Everything here returns after what it did is durable, and nothing depends on two operations
-//! happening together. Content is put before the stamp that leads to it, the stamp before the
-//! manifest, the manifest before the tag; whoever relies on something that is there already stamps
-//! it and looks again, as [`crate::layout`] says.
+//! happening together. Content and a stamp that leads to it are put before the manifest, the manifest
+//! before the tag; whoever relies on something that is there already stamps it and looks again, as
+//! [`crate::layout`] says.
 
 mod blobs;
 mod contents;
@@ -31,7 +31,7 @@ use crate::rules::Rules;
 
 pub(crate) use self::blobs::Stored;
 pub(crate) use self::manifests::{PutManifest, StoredManifest, split_copy};
-pub(crate) use self::tags::{Author, Authority};
+pub(crate) use self::tags::{Author, Authority, LiveTag};
 
 /// How many keys are looked up at a time for one request.
 const PARALLEL_LOOKUPS: usize = 8;
@@ -53,6 +53,9 @@ pub(crate) struct Repositories {
 /// Why a repository could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RepositoryError {
+    /// A manifest names blobs that cannot be read here.
+    #[error("the manifest refers to {} blobs that are not in this repository", missing.len())]
+    MissingBlobs { missing: Vec<Digest> },
     /// The same bytes are here as a manifest of another type already.
     #[error("the manifest {digest} is stored as `{stored}` here; it cannot be `{sent}` too")]
     OtherMediaType { digest: Digest, stored: String, sent: &'static str },

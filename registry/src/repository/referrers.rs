@@ -144,6 +144,15 @@ impl Repositories {
         digest: Digest,
     ) -> Result<(), RepositoryError> {
         self.storage.delete(record).await?;
+        self.renew_referrer(repository, digest).await
+    }
+
+    /// Puts the record of a referrer, if its manifest is here.
+    pub(crate) async fn renew_referrer(
+        &self,
+        repository: &RepositoryName,
+        digest: Digest,
+    ) -> Result<(), RepositoryError> {
         let Some(stored) = self.read_manifest(repository, digest).await? else { return Ok(()) };
         match Manifest::check(&stored.bytes, Some(&stored.media_type)) {
             Ok(manifest) => self.put_referrer(repository, digest, &manifest, stored.bytes.len() as u64).await,

@@ -64,15 +64,17 @@ impl Repositories {
         self.change_tag(repository, tag, digest, by, |_| true).await
     }
 
-    /// Deletes a tag, unless it names something else by now.
+    /// Deletes a tag, unless it was set anew since it was read.
     pub(crate) async fn unset_tag(
         &self,
         repository: &RepositoryName,
-        tag: &Tag,
-        named: Digest,
+        live: &LiveTag,
         by: Author<'_>,
     ) -> Result<(), RepositoryError> {
-        self.change_tag(repository, tag, None, by, |newest| newest.entry.digest == Some(named)).await
+        let is_same = |newest: &Placed<TagEntry>| {
+            newest.entry.digest == Some(live.digest) && newest.entry.time == live.since.as_secs()
+        };
+        self.change_tag(repository, &live.tag, None, by, is_same).await
     }
 
     /// Changes a tag that was never set, or whose newest entry is `wanted`.

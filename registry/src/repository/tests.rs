@@ -418,10 +418,16 @@ async fn what_an_immutable_tag_leads_to_is_not_deleted() {
 #[tokio::test]
 async fn a_tag_that_moved_on_is_not_deleted_with_what_it_named() {
     let world = World::new();
-    let one = world.push("r", &["latest"], "one").await;
+    world.push("r", &["latest"], "one").await;
+    let read = world.repositories.all_tags(&name("r")).await.unwrap().remove(0);
+    world.clock.set(1_000_001);
     world.push("r", &["latest"], "two").await;
-    world.repositories.unset_tag(&name("r"), &tag("latest"), one, SOMEBODY).await.unwrap();
+    world.repositories.unset_tag(&name("r"), &read, SOMEBODY).await.unwrap();
     assert_eq!(world.pull_tag("r", "latest").await.unwrap(), "two");
+    // Nor one that names it again, since later.
+    world.push("r", &["latest"], "one").await;
+    world.repositories.unset_tag(&name("r"), &read, SOMEBODY).await.unwrap();
+    assert_eq!(world.pull_tag("r", "latest").await.unwrap(), "one");
 }
 
 /// Repositories that begin with `q` hold 100 bytes.

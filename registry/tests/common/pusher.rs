@@ -1,8 +1,8 @@
 //! A client that pushes, pulls and deletes as clients do, at random, beside others and beside garbage
 //! collection.
 //!
-//! What is promised: a client that is told that something is here may rely on it for half of the grace
-//! period. So nothing that a client does within that time may fail, and whatever a manifest that was
+//! What is promised: a client that is told that something is here may rely on it for the grace period.
+//! So nothing that a client does within that time may fail, and whatever a manifest that was
 //! acknowledged needs is there.
 
 use std::collections::BTreeMap;
@@ -94,7 +94,7 @@ impl<'a> Pusher<'a> {
         let tag = format!("t{}", self.random.below(8));
         let path = format!("/v2/{}/manifests/{tag}", self.repository);
         let put = self.ask("PUT", &path, &[("content-type", MANIFEST)], manifest.to_string().as_bytes());
-        if put.status != 201 && began.elapsed() > self.grace / 2 {
+        if put.status != 201 && began.elapsed() > self.grace {
             self.counts.too_slow.fetch_add(1, Ordering::SeqCst);
             return;
         }

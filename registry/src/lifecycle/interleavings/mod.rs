@@ -24,7 +24,7 @@ use crate::clock::{Clock as _, TestClock};
 use crate::layout;
 use crate::manifest::Manifest;
 use crate::name::{RepositoryName, Tag};
-use crate::repository::{Author, Authority, PutManifest, Repositories};
+use crate::repository::{Author, Authority, PutManifest, Repositories, RepositoryError};
 use crate::rules::{Pattern, Rule, Rules};
 
 const GRACE: u64 = 1000;
@@ -36,16 +36,23 @@ const SOMEBODY: Author<'_> = Author { name: "somebody", authority: Authority::Or
 /// How a client comes to believe that the blob is there, before it puts an image that names it.
 #[derive(Debug, Clone, Copy)]
 enum Way {
+    /// Whoever puts an index asks for no blobs.
+    Assumed,
     Asked,
     Mounted,
     Pushed,
 }
 
-/// What a client puts: a manifest that names the blob, which is another one for each number.
+/// The ways that clients take, the one that needs more than a blob first.
+const WAYS: [Way; 5] = [Way::Assumed, Way::Asked, Way::Asked, Way::Mounted, Way::Pushed];
+
+/// What a client puts: a manifest that names the blob, which is another one for each number; or an index
+/// that names the first of those.
 #[derive(Debug, Clone)]
 struct Image {
     repository: RepositoryName,
     number: u64,
+    is_index: bool,
     is_tagged: bool,
 }
 
@@ -105,15 +112,13 @@ impl World {
     /// Puts an image. False if it is refused, since the blob is not there.
     async fn put(&self, server: usize, image: &Image) -> bool {
         let (repository, bytes) = (&image.repository, image.bytes());
-        let manifest = &Manifest::check(&bytes, None).unwrap();
-        let missing = self.servers[server].missing_blobs(repository, &manifest.blobs).await.unwrap();
-        if !missing.is_empty() {
-            return false;
-        }
-        let tags = &[tag()][..usize::from(image.is_tagged)];
+        let (manifest, tags) =
+            (&Manifest::check(&bytes, None).unwrap(), &[tag()][..usize::from(image.is_tagged)]);
         let put = PutManifest { repository, manifest, digest: image.digest(), bytes, tags, by: SOMEBODY };
-        self.servers[server].put_manifest(&put).await.unwrap();
-        true
+        match self.servers[server].put_manifest(&put).await {
+            Err(RepositoryError::MissingBlobs { .. }) => false,
+            put => put.map(|()| true).unwrap(),
+        }
     }
 
     /// A client of a server.
@@ -121,6 +126,7 @@ impl World {
         let repository = &image.repository;
         let repositories = &self.servers[server];
         let is_there = match way {
+            Way::Assumed => true,
             Way::Asked => repositories.rely_on_blob(repository, &blob()).await.unwrap().is_some(),
             Way::Mounted => repositories.mount_blob(&name("r"), repository, &blob()).await.unwrap(),
             Way::Pushed => {
@@ -144,14 +150,17 @@ impl World {
         finish(self.storage.keys_below(folder).try_collect()).unwrap()
     }
 
-    /// Whether an image and its blob can be read, as the storage has them.
+    /// Whether an image can be read with its blob, as the storage has them. What an index names may be gone,
+    /// whole.
     fn has(&self, image: &Image) -> bool {
-        self.has_manifest(&image.repository, image.digest())
-    }
-
-    fn has_manifest(&self, repository: &RepositoryName, digest: Digest) -> bool {
-        let read = finish(self.servers[0].read_manifest(repository, digest)).unwrap();
-        read.is_some() && finish(self.servers[0].open_blob(repository, &blob())).unwrap().is_some()
+        let repository = &image.repository;
+        let has_manifest = |image: &Image| {
+            let read = finish(self.servers[0].read_manifest(repository, image.digest())).unwrap();
+            read.is_some()
+        };
+        let needs_blob = !image.is_index || has_manifest(&Image::first_of(repository.clone()));
+        let has_blob = || finish(self.servers[0].open_blob(repository, &blob())).unwrap().is_some();
+        has_manifest(image) && (!needs_blob || has_blob())
     }
 
     /// What the tag names in a repository.
@@ -163,15 +172,26 @@ impl World {
 
 impl Image {
     fn bytes(&self) -> Bytes {
-        let config = json!({ "mediaType": "application/x", "digest": blob(), "size": CONTENT.len() });
-        let document = json!({
-            "schemaVersion": 2,
-            "mediaType": media_type::MANIFEST,
-            "config": config,
-            "layers": [],
-            "annotations": { "number": self.number.to_string() },
+        let blob = json!({ "mediaType": "application/x", "digest": blob(), "size": CONTENT.len() });
+        let (kind, parts) = match self.is_index {
+            false => (media_type::MANIFEST, json!({ "config": blob, "layers": [] })),
+            true => (media_type::INDEX, json!({ "manifests": [self.child()] })),
+        };
+        let mut document = json!({
+            "schemaVersion": 2, "mediaType": kind, "annotations": { "number": self.number.to_string() },
         });
+        document.as_object_mut().unwrap().extend(parts.as_object().unwrap().clone());
         document.to_string().into()
+    }
+
+    /// The image that every index names.
+    fn first_of(repository: RepositoryName) -> Self {
+        Self { repository, number: 0, is_index: false, is_tagged: false }
+    }
+
+    fn child(&self) -> serde_json::Value {
+        let child = Self::first_of(self.repository.clone());
+        json!({ "mediaType": media_type::MANIFEST, "digest": child.digest(), "size": child.bytes().len() })
     }
 
     fn digest(&self) -> Digest {
@@ -227,7 +247,7 @@ fn run(seed: u64) -> Vec<Outcome> {
     let is_plain = random.is_one_in(2);
     let has_retention = !is_plain && random.is_one_in(2);
     let world = &World::new(if has_retention { retention() } else { Rules::default() });
-    let old = Image { repository: name("r"), number: 0, is_tagged: random.is_one_in(2) };
+    let old = Image { is_tagged: random.is_one_in(2), ..Image::first_of(name("r")) };
     finish(world.store(0, &old.repository));
     let is_old_there = !is_plain && random.is_one_in(2) && finish(world.put(0, &old));
     world.wait();
@@ -237,7 +257,8 @@ fn run(seed: u64) -> Vec<Outcome> {
     let collectors = if is_plain { 1 } else { random.one_of([1, 2]) };
     let mut actors: Vec<Actor<'_>> = (0..collectors).map(|_| collector(world, &mut random)).collect();
     let clients = if is_plain { random.one_of([1, 2]) } else { random.one_of([1, 2, 3]) };
-    actors.extend((1..=clients).map(|number| client(world, number, &mut random)));
+    let ways = if is_plain { &WAYS[1..] } else { &WAYS };
+    actors.extend((1..=clients).map(|number| client(world, ways, number, &mut random)));
     let (outcomes, mut acknowledged) = work(actors, &mut random);
 
     // Beside others, a client may have taken a stamp that came too late for one that did not; and a second
@@ -261,8 +282,9 @@ fn run(seed: u64) -> Vec<Outcome> {
         }
     }
     for repository in ["r", "a", "s"].map(name) {
-        let tagged = world.tagged(&repository);
-        assert!(tagged.is_none_or(|digest| world.has_manifest(&repository, digest)), "with seed {seed}");
+        let Some(tagged) = world.tagged(&repository) else { continue };
+        let leads_to = finish(world.servers[0].read_manifest(&repository, tagged)).unwrap();
+        assert!(leads_to.is_some(), "the tag in {repository} leads to nothing, with seed {seed}");
     }
     // A client that was killed may have put its manifest.
     let left = world.keys(&layout::all_contents());
@@ -318,16 +340,17 @@ fn collector<'a>(world: &'a World, random: &mut Random) -> Actor<'a> {
     Actor { work: Box::pin(work), steps_to_live, image: None }
 }
 
-fn client<'a>(world: &'a World, number: u64, random: &mut Random) -> Actor<'a> {
-    let (server, way) =
-        (random.one_of([0, 1]), random.one_of([Way::Asked, Way::Asked, Way::Mounted, Way::Pushed]));
+fn client<'a>(world: &'a World, ways: &[Way], number: u64, random: &mut Random) -> Actor<'a> {
+    let server = random.one_of([0, 1]);
+    let way = *random.one_of(ways);
     let repository = match way {
-        Way::Asked => "r",
+        Way::Assumed | Way::Asked => "r",
         Way::Mounted | Way::Pushed => random.one_of(["r", "a", "s"]),
     };
     // Often what is there already.
     let number = random.one_of([0, number]);
-    let image = Image { repository: name(repository), number, is_tagged: random.is_one_in(2) };
+    let (is_index, is_tagged) = (matches!(way, Way::Assumed), random.is_one_in(2));
+    let image = Image { repository: name(repository), number, is_index, is_tagged };
     let steps_to_live = if random.is_one_in(2) { random.below(20) } else { u64::MAX };
     let put = image.clone();
     let work = Box::pin(async move { Some(world.push(server, way, &put).await) });
