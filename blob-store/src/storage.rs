@@ -305,8 +305,10 @@ pub enum StorageError {
     #[error("no space is left in the storage")]
     Full,
     /// An earlier write could not be made durable, so nothing more is written by this process; or the
-    /// storage was opened for reading.
-    #[error("the storage is read-only: it was opened so, or an earlier write could not be made durable")]
+    /// storage was opened for reading; or its file system is mounted read-only.
+    #[error(
+        "the storage is read-only: it was opened so, its file system is, or an earlier write could not be made durable"
+    )]
     ReadOnly,
     /// The backend failed.
     #[error("cannot {action} `{name}`")]

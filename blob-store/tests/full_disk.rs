@@ -1,4 +1,4 @@
-//! What happens when the disk is full. A file of its own, and one test at a time: it starts `mount`,
+//! What happens when the disk is full, or takes no writes. A file of its own, and one test at a time: it starts `mount`,
 //! and a process that is being started holds, for a moment, the lock of every storage that is open.
 
 use std::fs::{self, File};
@@ -59,6 +59,18 @@ impl Mounted {
             return skipped(&format!("cannot mount {arguments:?} here"));
         }
         Some(Self { folder, _image: image })
+    }
+
+    /// Calls `meanwhile` while the file system takes no writes.
+    async fn while_read_only(&self, meanwhile: impl AsyncFnOnce()) {
+        let mount = |arguments: &[&str]| {
+            assert!(Command::new("mount").args(arguments).arg(self.path()).status().unwrap().success());
+        };
+        // Over itself: the mount below has files that are open for writing.
+        mount(&["--bind", self.path().to_str().unwrap()]);
+        mount(&["-o", "remount,bind,ro"]);
+        meanwhile().await;
+        assert!(Command::new("umount").arg(self.path()).status().unwrap().success());
     }
 
     fn path(&self) -> &Path {
@@ -177,5 +189,30 @@ fn a_storage_opens_and_reads_on_a_disk_that_was_filled_meanwhile() {
         storage.put_tombstone(&key("a.closed"), Bytes::from("y")).await.unwrap();
         storage.delete(&key("a")).await.unwrap();
         storage.delete(&key("a.closed")).await.unwrap();
+    });
+}
+
+#[test]
+fn a_file_system_that_becomes_read_only_is_said_and_read() {
+    let _turn = TURN.lock();
+    let Some(disk) = Mounted::tmpfs("size=4m") else { return };
+    run(async {
+        let storage = FolderStorage::open(disk.path()).unwrap();
+        storage.put_if_absent(&key("a"), Bytes::from("x")).await.unwrap();
+        disk.while_read_only(async || {
+            for refused in [
+                storage.check_writable().await,
+                storage.put_if_absent(&key("b"), Bytes::from("y")).await.map(drop),
+                storage.put_tombstone(&key("a.closed"), Bytes::new()).await.map(drop),
+                storage.delete(&key("a")).await,
+                storage.begin(ID).await.map(drop),
+            ] {
+                assert!(matches!(refused, Err(StorageError::ReadOnly)), "{refused:?}");
+            }
+            assert_eq!(read_whole(&storage, &key("a"), 9).await.unwrap(), "x");
+        })
+        .await;
+        storage.check_writable().await.unwrap();
+        storage.put_if_absent(&key("b"), Bytes::from("y")).await.unwrap();
     });
 }

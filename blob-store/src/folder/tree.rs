@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use rustix::fs::StatVfsMountFlags;
+
 use super::folders::{Folders, Left};
 use super::reader::BufferPool;
 use super::reserve::Reserve;
@@ -102,12 +104,16 @@ impl Tree {
         whole.map_err(|error| storage_error("make the reserve in", &self.root, error))
     }
 
-    /// Fails where the next write would likely fail: after one that could not be made durable, and
-    /// without space or file numbers left.
+    /// Fails where the next write would likely fail: after one that could not be made durable, on a file
+    /// system that is mounted read-only, as the kernel does when a disk fails, and without space or file
+    /// numbers left.
     pub(super) fn check_space(&self) -> Result<(), StorageError> {
         self.check_writable()?;
         let system = rustix::fs::statvfs(&self.root)
             .map_err(|error| storage_error("examine the file system of", &self.root, error.into()))?;
+        if system.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Err(StorageError::ReadOnly);
+        }
         let free_bytes = system.f_bavail.saturating_mul(system.f_frsize);
         // Some file systems do not number files, and have 0 of 0 left.
         let has_numbers = system.f_files == 0 || system.f_favail > 0;
@@ -391,6 +397,7 @@ impl Tree {
 pub(super) fn storage_error(action: &'static str, path: &Path, source: io::Error) -> StorageError {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::Full,
+        io::ErrorKind::ReadOnlyFilesystem => StorageError::ReadOnly,
         _ => StorageError::Io { action, name: path.display().to_string(), source },
     }
 }
