@@ -3,7 +3,7 @@
 //! ```text
 //! layout                                                    "2\n": which of these pages is meant
 //! blobs/<algorithm>/<2 hex>/<hex>/<generation>              content, whole and checked
-//! blobs/<algorithm>/<2 hex>/<hex>/<generation>.closing      who relies on this generation has a stamp already
+//! blobs/<algorithm>/<2 hex>/<hex>/<generation>.closing      since when only who has a stamp may rely on it: seconds since 1970
 //! blobs/<algorithm>/<2 hex>/<hex>/<generation>.closed       nobody may rely on this generation any more
 //! repositories/<repository>/blobs/<algorithm>/<hex>/<stamp>      empty: the blob may be read here
 //! repositories/<repository>/manifests/<algorithm>/<hex>/<time>   a manifest: its media type, a line feed, its bytes
@@ -60,17 +60,17 @@
 //! Stamps age. One of a blob that no manifest of the repository names is taken away by the collector when
 //! it is older than one and a half grace periods, and whoever relies on one that is older than half a
 //! period first renews it. So whatever somebody was told of stays for a period, in which the manifest is
-//! put. Here, and nowhere else, clocks matter: those of several servers must agree to within half a
-//! period.
+//! put. Here, and nowhere else, clocks matter: what those of several servers differ by is taken from that,
+//! and it must be less than half a period.
 //!
 //! That alone would lose nothing, but now and then refuse a manifest whose blobs a client was told of:
 //! those that it stamped after the collector found them unused and before it closed them. So the
 //! collector marks them `.closing` first, and looks at the stamps, before it closes. Who has no stamp of
 //! a generation that is being closed gets none to rely on; whose stamp the look finds keeps what it was
-//! told, and the mark is taken away again.
+//! told. The mark is taken away when it is so old that no collector can be between its look and closing.
 //!
 //! Order of writing: stamp and content, then manifest, then tag. So whatever can be found leads to
-//! what is there; only a stamp may lead to nothing, where whoever put it was stopped. New content is
+//! what is there; only a stamp may lead to nothing, where whoever put it was stopped or came too late. New content is
 //! stamped before it is here, and looked for afterwards: so the client whose upload it was has the
 //! upload or the blob at any moment. Nothing is overwritten, and no two servers need to agree on
 //! anything but who created a key. So several may serve one storage.

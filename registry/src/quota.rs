@@ -301,11 +301,6 @@ impl Charge {
             count.for_each(|count| count.used_bytes = count.used_bytes.saturating_add(bytes));
         }
     }
-
-    /// Nothing was stored.
-    pub(crate) fn cancel(mut self) {
-        self.is_settled = true;
-    }
 }
 
 impl Drop for Charge {
@@ -422,7 +417,6 @@ mod tests {
     #[test]
     fn what_was_not_stored_for_certain_is_counted_anew() {
         let account = account(0, Sharing::Exclusive, Instant::now());
-        account.enter(BLOB).admitted(false).cancel();
         drop(account.enter(BLOB));
         assert_eq!(used(&account), Some((0, true)));
         drop(account.enter(BLOB).admitted(false));

@@ -5,7 +5,7 @@
 //! 1. sweep    each repository: old stamps of blobs that no manifest names, old copies of manifests
 //! 2. mark     each generation that is old and has no stamp, as closing
 //! 3. look     at all stamps again
-//! 4. close    each generation that has none; the others are not closing any more
+//! 4. close    each generation that has none; of the others, marks that are old go
 //! 5. look     at all stamps again
 //! 6. delete   each closed generation that has none
 //! ```
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use appliance::Digest;
-use blob_store::{Storage, StorageError};
+use blob_store::{Storage, StorageError, read_whole};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,9 @@ pub struct Collected {
     pub freed_bytes: u64,
     /// The tags and manifests that were deleted by a rule.
     pub retired: Vec<Retired>,
+    /// Damaged records, as sentences for people. Of their repositories nothing more was taken.
+    #[serde(default)]
+    pub damaged: Vec<String>,
 }
 
 /// Something that the rules let go.
@@ -93,10 +96,8 @@ pub(super) struct Cycle<'a> {
     pub(super) collected: Collected,
     /// The generations that stamps rely on.
     pub(super) relied_on: ReliedOn,
-    /// There was no space to write down all that the rules let go.
+    /// There was no space to write down all that is to be.
     pub(super) lacks_space: bool,
-    /// Why some repository was not swept to its end.
-    pub(super) damage: Option<RepositoryError>,
 }
 
 /// A generation that is to go, and what lies of it in the storage.
@@ -123,16 +124,10 @@ impl Collector {
     }
 
     /// Runs one cycle.
-    ///
-    /// # Errors
-    ///
-    /// What the storage says. [`RepositoryError::Damaged`]: some repository has a damaged record, and of that
-    /// one nothing was taken; all else is done.
     pub(crate) async fn run(&self, mode: Mode) -> Result<Collected, RepositoryError> {
         let (collected, relied_on) = (Collected::default(), ReliedOn::default());
         let now = self.clock.now();
-        let (lacks_space, damage) = (false, None);
-        let mut cycle = Cycle { collector: self, mode, now, collected, relied_on, lacks_space, damage };
+        let mut cycle = Cycle { collector: self, mode, now, collected, relied_on, lacks_space: false };
         let mut last = None;
         loop {
             let names = self.repositories.names(last.as_ref(), 100).await?;
@@ -145,7 +140,7 @@ impl Collector {
             }
         }
         cycle.collect().await?;
-        cycle.damage.map_or(Ok(cycle.collected), Err)
+        Ok(cycle.collected)
     }
 
     pub(super) fn storage(&self) -> &dyn Storage {
@@ -217,7 +212,8 @@ impl Cycle<'_> {
         let mut has_space = true;
         for leaving in leaving.iter_mut().filter(|leaving| !leaving.is_marked()) {
             let mark = layout::closing(&leaving.digest, &leaving.generation);
-            match self.collector.storage().put_tombstone(&mark, Default::default()).await {
+            let time = self.now.as_secs().to_string();
+            match self.collector.storage().put_tombstone(&mark, time.into()).await {
                 Err(StorageError::Full) => {
                     has_space = false;
                     break;
@@ -238,7 +234,10 @@ impl Cycle<'_> {
         }
         let relied_on = self.all_stamps().await?;
         for reprieved in leaving.extract_if(.., |leaving| relied_on.has(leaving)) {
-            self.unmark(&reprieved).await?;
+            // Another collector may have found no stamp, and be about to close it.
+            if reprieved.is_closing && self.is_old(self.marked(&reprieved).await?) {
+                self.unmark(&reprieved).await?;
+            }
         }
         let open: VecDeque<Leaving> = leaving.extract_if(.., |leaving| leaving.is_to_be_closed()).collect();
         let count = open.len();
@@ -273,6 +272,18 @@ impl Cycle<'_> {
             }
         }
         Ok(closed)
+    }
+
+    /// Since when a generation is closing.
+    async fn marked(&self, leaving: &Leaving) -> Result<Time, RepositoryError> {
+        let mark = layout::closing(&leaving.digest, &leaving.generation);
+        match read_whole(self.collector.storage(), &mark, 20).await {
+            Err(StorageError::Missing { .. }) => Ok(self.now), // it is gone already
+            time => {
+                let time = str::from_utf8(&time?).ok().and_then(|time| time.parse().ok());
+                Ok(Time::from_secs(time.unwrap_or(0)))
+            }
+        }
     }
 
     /// Lets a generation be relied on as before, unless it is closed.

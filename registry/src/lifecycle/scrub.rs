@@ -5,8 +5,7 @@
 //! An operator may look at what lies in the quarantine, and delete it. Where there is no space for the
 //! copy, what is damaged stays where it is, closed, and the next scrub tries again.
 //!
-//! Only what reads wrong twice is damaged. A storage that cannot be reached has lost nothing: the scrub
-//! ends there, with the reason.
+//! Only what reads wrong twice is damaged. What cannot be reached is not lost, only listed.
 //!
 //! Runs beside everything else, and no faster than it is told to.
 
@@ -36,6 +35,10 @@ pub struct Scrubbed {
     pub bytes: u64,
     /// What is not what its digest promises.
     pub damaged: Vec<Damaged>,
+    /// Keys that could not be read or moved this time, each with the reason, as sentences for people. Where
+    /// several follow each other, the scrub ends with them.
+    #[serde(default)]
+    pub failed: Vec<String>,
 }
 
 /// Something that is not what its digest promises.
@@ -59,8 +62,7 @@ const MAX_COPY: u64 = appliance::manifest::MAX_BYTES + 256;
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Content,
-    /// Of a manifest.
-    Copy,
+    ManifestCopy,
 }
 
 /// Reads one storage again.
@@ -71,60 +73,76 @@ pub(crate) struct Scrubber<'a> {
     /// Bytes per second, at most.
     rate: Option<u64>,
     began: Instant,
+    /// Bytes read since then, those of a second look included.
+    read_bytes: u64,
+    /// Keys in a row that could not be read.
+    failures: usize,
     scrubbed: Scrubbed,
 }
+
+/// Keys in a row that can fail before the storage is given up.
+const MOST_FAILURES: usize = 3;
 
 impl<'a> Scrubber<'a> {
     /// A scrub that reads at most `rate` bytes per second.
     pub(crate) fn new(repositories: &'a Repositories, mode: Mode, rate: Option<u64>) -> Self {
-        Self { repositories, mode, rate, began: Instant::now(), scrubbed: Scrubbed::default() }
+        let (began, scrubbed) = (Instant::now(), Scrubbed::default());
+        Self { repositories, mode, rate, began, read_bytes: 0, failures: 0, scrubbed }
     }
 
     /// Reads everything.
     pub(crate) async fn run(mut self) -> Result<Scrubbed, RepositoryError> {
         let storage = self.storage();
-        let mut contents = storage.keys_below(&layout::all_contents());
-        while let Some(key) = contents.try_next().await? {
-            if let Some((digest, ContentEntry::Content(generation))) = layout::content_of_key(&key)
-                && let Some(problem) = self.damage(&key, digest, Kind::Content).await?
-            {
-                let mark = layout::closed(&digest, &generation);
-                self.put_away(key, digest, Some(mark), problem).await?;
-            }
-        }
-        let mut records = storage.keys_below(&layout::repositories());
-        while let Some(key) = records.try_next().await? {
-            if let Some((digest, _)) = layout::copy_of_key(&key)
-                && let Some(problem) = self.damage(&key, digest, Kind::Copy).await?
-            {
-                self.put_away(key, digest, None, problem).await?;
-                self.repositories.forget_cached();
+        let contents = storage.keys_below(&layout::all_contents());
+        let mut keys = contents.chain(storage.keys_below(&layout::repositories()));
+        while let Some(key) = keys.try_next().await?
+            && self.failures < MOST_FAILURES
+        {
+            let scrubbed = match (layout::content_of_key(&key), layout::copy_of_key(&key)) {
+                (Some((digest, ContentEntry::Content(generation))), _) => {
+                    let mark = layout::closed(&digest, &generation);
+                    self.scrub(&key, digest, Kind::Content, Some(mark)).await
+                }
+                (_, Some((digest, _))) => self.scrub(&key, digest, Kind::ManifestCopy, None).await,
+                _ => continue,
+            };
+            match scrubbed {
+                Err(RepositoryError::Storage(StorageError::Io { source, .. })) => {
+                    self.scrubbed.failed.push(format!("{key}: {source}"));
+                    self.failures += 1;
+                }
+                scrubbed => {
+                    scrubbed?;
+                    self.failures = 0;
+                }
             }
         }
         Ok(self.scrubbed)
     }
 
-    fn storage(&self) -> &'a dyn Storage {
-        self.repositories.storage()
-    }
-
-    /// Notes what is damaged and, unless this is a dry run, puts `mark` and brings it to the quarantine.
-    async fn put_away(
+    /// Reads what lies under a key. Where it is damaged, puts `mark` and brings it to the quarantine.
+    async fn scrub(
         &mut self,
-        key: Key,
+        key: &Key,
         digest: Digest,
+        kind: Kind,
         mark: Option<Key>,
-        problem: String,
     ) -> Result<(), RepositoryError> {
+        let Some(problem) = self.damage(key, digest, kind).await? else { return Ok(()) };
         let lacks_space = match self.mode {
             Mode::DryRun => false,
-            Mode::Collect => match self.close_and_quarantine(&key, digest, mark).await {
+            Mode::Collect => match self.close_and_quarantine(key, digest, mark).await {
                 Err(StorageError::Full) => true,
                 done => done.map(|()| false)?,
             },
         };
         self.scrubbed.damaged.push(Damaged { digest, key: key.to_string(), problem, lacks_space });
+        self.repositories.forget_cached();
         Ok(())
+    }
+
+    fn storage(&self) -> &'a dyn Storage {
+        self.repositories.storage()
     }
 
     async fn close_and_quarantine(
@@ -163,7 +181,7 @@ impl<'a> Scrubber<'a> {
     ) -> Result<Option<String>, RepositoryError> {
         let found = match kind {
             Kind::Content => self.check_content(key, digest).await,
-            Kind::Copy => self.check_copy(key, digest).await,
+            Kind::ManifestCopy => self.check_copy(key, digest).await,
         };
         match found {
             Err(StorageError::Missing { .. }) => Ok(None),
@@ -181,7 +199,7 @@ impl<'a> Scrubber<'a> {
         let mut pieces = object.stream(0..size);
         let mut hasher = Hasher::new(digest.algorithm());
         while let Some(piece) = pieces.try_next().await? {
-            self.scrubbed.bytes += piece.len() as u64;
+            self.count(piece.len());
             hasher = hash(hasher, piece).await;
             self.keep_to_the_rate().await;
         }
@@ -196,7 +214,7 @@ impl<'a> Scrubber<'a> {
             copy => copy?,
         };
         self.scrubbed.objects += 1;
-        self.scrubbed.bytes += copy.len() as u64;
+        self.count(copy.len());
         self.keep_to_the_rate().await;
         let Some((_, bytes)) = split_copy(&copy) else {
             return Ok(Some("does not begin with a media type".to_owned()));
@@ -245,11 +263,16 @@ impl<'a> Scrubber<'a> {
         Ok(())
     }
 
+    fn count(&mut self, bytes: usize) {
+        self.read_bytes += bytes as u64;
+        self.scrubbed.bytes += bytes as u64;
+    }
+
     /// Waits until so many bytes may have been read.
     async fn keep_to_the_rate(&self) {
         let Some(rate) = self.rate.filter(|rate| *rate > 0) else { return };
         #[expect(clippy::cast_precision_loss, reason = "a pace needs no more digits")]
-        let due = Duration::from_secs_f64(self.scrubbed.bytes as f64 / rate as f64);
+        let due = Duration::from_secs_f64(self.read_bytes as f64 / rate as f64);
         if let Some(early) = due.checked_sub(self.began.elapsed()) {
             tokio::time::sleep(early).await;
         }

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use appliance::Digest;
-use blob_store::Key;
+use blob_store::{Key, StorageError};
 use futures_util::TryStreamExt;
 
 use super::collector::{Cycle, Mode};
@@ -46,7 +46,7 @@ impl Cycle<'_> {
                         self.relied_on.insert(&digest, &stamp.generation);
                     }
                 }
-                self.damage.get_or_insert(error);
+                self.collected.damaged.push(error.to_string());
                 Ok(())
             }
             swept => swept,
@@ -113,12 +113,14 @@ impl Cycle<'_> {
             let Some(digest) = layout::referrer_of_key(&key) else { continue };
             recorded.insert(digest);
             if !known.contains_key(&digest) && self.mode == Mode::Collect {
-                repositories.forget_referrer(repository, &key, digest).await?;
+                let forgotten = repositories.forget_referrer(repository, &key, digest).await;
+                self.lacks_space |= is_full(forgotten)?;
             }
         }
         for (digest, known) in known.iter().filter(|(digest, _)| !recorded.contains(*digest)) {
             if known.manifest.subject.is_some() && self.mode == Mode::Collect {
-                repositories.renew_referrer(repository, *digest).await?;
+                let renewed = repositories.renew_referrer(repository, *digest).await;
+                self.lacks_space |= is_full(renewed)?;
             }
         }
         Ok(())
@@ -155,12 +157,11 @@ impl Cycle<'_> {
         needed: &HashSet<Digest>,
     ) -> Result<(), RepositoryError> {
         let is_needed = needed.contains(digest);
+        let useless = self.useless_stamps(digest, stamps).await?;
         let mut kept = 0;
         for (place, stamp) in stamps.iter().enumerate() {
-            // Only a stamp of the same generation replaces one: a crash may have left a newer one of a
-            // generation that nobody could rely on.
             let is_replaced = stamps[place + 1..].iter().any(|newer| newer.generation == stamp.generation);
-            if self.is_old(stamp.time) && (is_replaced || !is_needed) {
+            if self.is_old(stamp.time) && (is_replaced || !is_needed || useless.contains(&stamp)) {
                 self.delete(&layout::stamp(repository, digest, stamp)).await?;
             } else {
                 self.relied_on.insert(digest, &stamp.generation);
@@ -172,6 +173,23 @@ impl Cycle<'_> {
             self.collected.unlinked_blobs += 1;
         }
         Ok(())
+    }
+
+    /// Those of a blob's stamps that nobody needs, since they lead to a generation that is closed or gone,
+    /// and another one does not. Whoever put them came too late, or was stopped.
+    async fn useless_stamps<'s>(
+        &self,
+        digest: &Digest,
+        stamps: &'s [Stamp],
+    ) -> Result<Vec<&'s Stamp>, RepositoryError> {
+        if stamps.windows(2).all(|pair| pair[0].generation == pair[1].generation) {
+            return Ok(Vec::new());
+        }
+        // Closed and gone are for ever. So no two collectors find each other's last stamp useless.
+        let found = self.collector.repositories.generations(digest).await?;
+        let (useful, useless): (Vec<_>, Vec<_>) =
+            stamps.iter().partition(|stamp| found.is_kept(&stamp.generation));
+        Ok(if useful.is_empty() { Vec::new() } else { useless })
     }
 
     /// Forgets the oldest entries of long histories.
@@ -208,5 +226,14 @@ impl Cycle<'_> {
             Mode::Collect => Ok(self.collector.storage().delete(key).await?),
             Mode::DryRun => Ok(()),
         }
+    }
+}
+
+/// Whether something could not be done for want of space: what is deleted later makes some, and the next
+/// cycle goes on.
+fn is_full(done: Result<(), RepositoryError>) -> Result<bool, RepositoryError> {
+    match done {
+        Err(RepositoryError::Storage(StorageError::Full)) => Ok(true),
+        done => done.map(|()| false),
     }
 }

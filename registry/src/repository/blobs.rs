@@ -110,10 +110,11 @@ impl Repositories {
         let room = self.room(to);
         let charge = self.admit(Content::Blob(*digest), stamp.size_bytes, room.as_ref()).await?;
         let is_mounted = self.rely_on_any(to, digest).await?.is_some();
-        match charge.zip(room) {
-            Some((charge, room)) if is_mounted => charge.pay(stamp.size_bytes, &room),
-            Some((charge, _)) => charge.cancel(),
-            None => {}
+        // Where it is not, a stamp may be there all the same, and the repository is counted anew.
+        if let Some((charge, room)) = charge.zip(room)
+            && is_mounted
+        {
+            charge.pay(stamp.size_bytes, &room);
         }
         Ok(is_mounted)
     }

@@ -137,7 +137,7 @@ impl Repositories {
         };
         match is_reliable {
             true => Ok(()),
-            // A collector leaves what is younger than the grace period alone.
+            // A collector leaves alone what is as young as this.
             false => Err(RepositoryError::Contended),
         }
     }
@@ -145,7 +145,7 @@ impl Repositories {
 
 impl Generations {
     /// True for a generation that whoever has a stamp of it may rely on.
-    fn is_kept(&self, generation: &Generation) -> bool {
+    pub(crate) fn is_kept(&self, generation: &Generation) -> bool {
         self.open.contains(generation) || self.closing.contains(generation)
     }
 }

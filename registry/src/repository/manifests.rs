@@ -4,6 +4,7 @@
 //! become old. So whoever collects garbage, and takes away what is old and named by nothing, never
 //! takes away what was put just now.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use appliance::Digest;
@@ -51,7 +52,8 @@ impl Repositories {
     ///
     /// # Errors
     ///
-    /// [`RepositoryError::MissingBlobs`] and what the rules forbid, before anything is stored.
+    /// [`RepositoryError::MissingBlobs`] and what the rules forbid, before anything is stored; but where
+    /// putting took as long as the grace period, blobs may turn out to be missing at the end.
     pub(crate) async fn put_manifest(&self, put: &PutManifest<'_>) -> Result<(), RepositoryError> {
         let PutManifest { repository, manifest, digest, bytes, tags, by } = put;
         let mut looked = self.clock.now();
@@ -64,7 +66,7 @@ impl Repositories {
         let size_bytes = (manifest.media_type.len() + 1 + bytes.len()) as u64;
         let charge = self.admit(Content::Manifest(*digest), size_bytes, room.as_ref()).await?;
         for _ in 0..ATTEMPTS {
-            ask_each(manifest.children.clone(), |child| self.renew_manifest(repository, child)).await?;
+            self.renew_manifests(repository, &manifest.children).await?;
             self.put_referrer(repository, *digest, manifest, bytes.len() as u64).await?;
             self.put_copy(repository, manifest.media_type, *digest, bytes).await?;
             for tag in *tags {
@@ -220,24 +222,68 @@ impl Repositories {
         Ok(())
     }
 
-    /// Puts a new copy of a manifest whose copies are old, after its blobs and the manifests that it
-    /// names were renewed. One that is not here, or not whole, stays so.
-    async fn renew_manifest(
+    /// Puts new copies of those manifests whose copies are old, and of what they name, after their blobs
+    /// were renewed; each after those that it names. One that is not here, or not whole, stays so.
+    async fn renew_manifests(
+        &self,
+        repository: &RepositoryName,
+        digests: &[Digest],
+    ) -> Result<(), RepositoryError> {
+        enum Step {
+            Enter(Digest),
+            Leave(Digest),
+        }
+        let (mut steps, mut entered) = (Vec::new(), HashSet::new());
+        steps.extend(self.stale(repository, digests).await?.into_iter().map(Step::Enter));
+        while let Some(step) = steps.pop() {
+            match step {
+                Step::Enter(digest) if entered.insert(digest) => {
+                    let Some((manifest, _)) = self.read_whole_manifest(repository, digest).await? else {
+                        continue;
+                    };
+                    if self.missing_blobs(repository, &manifest.blobs).await?.is_empty() {
+                        steps.push(Step::Leave(digest));
+                        let children = self.stale(repository, &manifest.children).await?;
+                        steps.extend(children.into_iter().map(Step::Enter));
+                    }
+                }
+                Step::Enter(_) => {}
+                Step::Leave(digest) => {
+                    if let Some((manifest, bytes)) = self.read_whole_manifest(repository, digest).await? {
+                        self.put_copy(repository, manifest.media_type, digest, &bytes).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of some manifests whose copies are all old.
+    async fn stale(
+        &self,
+        repository: &RepositoryName,
+        digests: &[Digest],
+    ) -> Result<Vec<Digest>, RepositoryError> {
+        let stale = ask_each(digests.to_vec(), async |digest| {
+            let newest = self.newest_copy(repository, &digest).await?;
+            Ok(newest.is_some_and(|newest| !self.is_fresh(newest)).then_some(digest))
+        });
+        Ok(stale.await?.into_iter().flatten().collect())
+    }
+
+    /// A manifest and its bytes, if it is here and not damaged.
+    async fn read_whole_manifest(
         &self,
         repository: &RepositoryName,
         digest: Digest,
-    ) -> Result<(), RepositoryError> {
-        let newest = self.newest_copy(repository, &digest).await?;
-        if newest.is_none_or(|newest| self.is_fresh(newest)) {
-            return Ok(());
+    ) -> Result<Option<(Manifest, Bytes)>, RepositoryError> {
+        match self.read_manifest(repository, digest).await {
+            Err(RepositoryError::Damaged { .. }) => Ok(None),
+            stored => Ok(stored?.and_then(|stored| {
+                let manifest = Manifest::check(&stored.bytes, Some(&stored.media_type)).ok()?;
+                Some((manifest, stored.bytes))
+            })),
         }
-        let Some(stored) = self.read_manifest(repository, digest).await? else { return Ok(()) };
-        let Ok(manifest) = Manifest::check(&stored.bytes, Some(&stored.media_type)) else { return Ok(()) };
-        if !self.missing_blobs(repository, &manifest.blobs).await?.is_empty() {
-            return Ok(());
-        }
-        ask_each(manifest.children.clone(), |child| Box::pin(self.renew_manifest(repository, child))).await?;
-        self.put_copy(repository, manifest.media_type, digest, &stored.bytes).await
     }
 
     /// Deletes the tags that name a manifest.

@@ -5,7 +5,7 @@ use registry::Mode;
 use super::log::garbage_sentence;
 use super::storage::{Absent, StorageArgs, act};
 use crate::context::Context;
-use crate::error::CommandError;
+use crate::error::{CommandError, Exit};
 use crate::text;
 
 /// Delete what nothing refers to
@@ -34,5 +34,18 @@ pub(super) fn run(context: &Context, args: &GcArgs) -> Result<(), CommandError> 
     for retired in &collected.retired {
         text::result(format_args!("{}: {}", retired.name, text::plain(&retired.reason)));
     }
-    Ok(())
+    for damaged in &collected.damaged {
+        text::result(text::plain(damaged));
+    }
+    match collected.damaged.len() as u64 {
+        0 => Ok(()),
+        number => {
+            let message = format!(
+                "nothing was collected in {} with a damaged record",
+                text::count(number, "repository")
+            );
+            Err(CommandError::new(Exit::Failed, message)
+                .hint("`hull registry scrub` moves what is damaged out of the way"))
+        }
+    }
 }

@@ -33,11 +33,21 @@ pub(super) fn run(context: &Context, args: &ScrubArgs) -> Result<(), CommandErro
     for damaged in &scrubbed.damaged {
         text::result(format_args!("{} {}: {}", damaged.digest, damaged.key, text::plain(&damaged.problem)));
     }
+    for failed in &scrubbed.failed {
+        text::result(text::plain(failed));
+    }
     let (objects, bytes) = (text::count(scrubbed.objects, "object"), text::size(scrubbed.bytes));
     text::say(format_args!("Read {bytes} in {objects}."));
     let stuck = scrubbed.damaged.iter().filter(|damaged| damaged.lacks_space).count() as u64;
     match (scrubbed.damaged.len() as u64, mode) {
-        (0, _) => Ok(()),
+        (0, _) => match scrubbed.failed.len() as u64 {
+            0 => Ok(()),
+            number => {
+                let message = format!("{} could not be read this time", text::count(number, "object"));
+                Err(CommandError::new(Exit::Failed, message)
+                    .hint("the storage did not answer for them; see its logs, and scrub again"))
+            }
+        },
         (number, _) if stuck > 0 => {
             let number = text::count(number, "object");
             let message =

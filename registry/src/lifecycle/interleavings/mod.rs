@@ -44,7 +44,7 @@ enum Way {
 }
 
 /// The ways that clients take, the one that needs more than a blob first.
-const WAYS: [Way; 5] = [Way::Assumed, Way::Asked, Way::Asked, Way::Mounted, Way::Pushed];
+const WAYS: [Way; 6] = [Way::Assumed, Way::Asked, Way::Asked, Way::Asked, Way::Mounted, Way::Pushed];
 
 /// What a client puts: a manifest that names the blob, which is another one for each number; or an index
 /// that names the first of those.
@@ -104,7 +104,7 @@ impl World {
     async fn store(&self, server: usize, repository: &RepositoryName) {
         let number = Digest::sha256(&self.sessions.fetch_add(1, Ordering::Relaxed).to_le_bytes());
         let id = SessionId::new(*number.as_bytes().first_chunk().unwrap());
-        let mut session = self.storage.begin(id).await.unwrap();
+        let mut session = self.servers[server].storage().begin(id).await.unwrap();
         session.append(0, vec![Bytes::from(CONTENT)]).await.unwrap();
         self.servers[server].store_blob(repository, &blob(), session, None).await.unwrap();
     }
@@ -240,11 +240,11 @@ impl Random {
     }
 }
 
-/// One run, whose every choice follows from `seed`. Returns what became of each client that lived.
+/// One run, whose every choice follows from `seed`, but for the names of generations. Returns what became of each client that lived.
 fn run(seed: u64) -> Vec<Outcome> {
     let mut random = Random(seed);
     // Most of the moments that matter are found where nothing else is going on.
-    let is_plain = random.is_one_in(2);
+    let is_plain = !random.is_one_in(3);
     let has_retention = !is_plain && random.is_one_in(2);
     let world = &World::new(if has_retention { retention() } else { Rules::default() });
     let old = Image { is_tagged: random.is_one_in(2), ..Image::first_of(name("r")) };
@@ -259,11 +259,12 @@ fn run(seed: u64) -> Vec<Outcome> {
     let clients = if is_plain { random.one_of([1, 2]) } else { random.one_of([1, 2, 3]) };
     let ways = if is_plain { &WAYS[1..] } else { &WAYS };
     actors.extend((1..=clients).map(|number| client(world, ways, number, &mut random)));
-    let (outcomes, mut acknowledged) = work(actors, &mut random);
+    let began = world.clock.now();
+    let (outcomes, mut acknowledged) = work(world, actors, &mut random);
 
-    // Beside others, a client may have taken a stamp that came too late for one that did not; and a second
-    // collector closes what the first has just reprieved. The client is refused then, and nothing is lost.
-    let may_be_refused = (clients, collectors) != (1, 1);
+    // Beside others, a client may have taken a stamp that came too late for one that did not. It is refused
+    // then, and nothing is lost.
+    let may_be_refused = clients > 1 || world.clock.now() != began;
     assert!(may_be_refused || !outcomes.contains(&Outcome::Refused), "with seed {seed}");
     for image in &acknowledged {
         assert!(world.has(image), "{image:?} is lost, with seed {seed}");
@@ -286,8 +287,10 @@ fn run(seed: u64) -> Vec<Outcome> {
         let leads_to = finish(world.servers[0].read_manifest(&repository, tagged)).unwrap();
         assert!(leads_to.is_some(), "the tag in {repository} leads to nothing, with seed {seed}");
     }
-    // A client that was killed may have put its manifest.
+    let closing = finish(world.servers[0].generations(&blob())).unwrap().closing;
+    assert!(closing.is_empty(), "{closing:?} is still being closed, with seed {seed}");
     let left = world.keys(&layout::all_contents());
+    // A client that was killed may have put its manifest.
     let is_named = world.keys(&layout::repositories()).iter().any(|key| layout::copy_of_key(key).is_some());
     assert!(is_named || left.is_empty(), "{left:?} is left, with seed {seed}");
     outcomes
@@ -295,13 +298,23 @@ fn run(seed: u64) -> Vec<Outcome> {
 
 /// Lets all work until they are done or killed. Returns what became of the clients that lived, and what
 /// was acknowledged to them.
-fn work(mut actors: Vec<Actor<'_>>, random: &mut Random) -> (Vec<Outcome>, Vec<Image>) {
+fn work(world: &World, mut actors: Vec<Actor<'_>>, random: &mut Random) -> (Vec<Outcome>, Vec<Image>) {
     let (mut outcomes, mut acknowledged) = (Vec::new(), Vec::new());
     while !actors.is_empty() {
-        let turn = random.below(actors.len() as u64) as usize;
-        let actor = &mut actors[turn];
+        if random.is_one_in(200) {
+            world.clock.set(world.clock.now().as_secs() + random.below(GRACE));
+        }
         // Few changes of turn find more than many: each must come at the right moment.
-        for _ in 0..=random.below(12) {
+        let is_collectors = random.is_one_in(2);
+        let of_kind: Vec<usize> =
+            (0..actors.len()).filter(|turn| actors[*turn].image.is_none() == is_collectors).collect();
+        if of_kind.is_empty() {
+            continue;
+        }
+        let turn = random.one_of(of_kind);
+        let actor = &mut actors[turn];
+        let steps = if actor.image.is_none() { random.below(16) } else { random.below(8) };
+        for _ in 0..=steps {
             let Some(left) = actor.steps_to_live.checked_sub(1) else {
                 actors.swap_remove(turn);
                 break;
@@ -318,14 +331,14 @@ fn work(mut actors: Vec<Actor<'_>>, random: &mut Random) -> (Vec<Outcome>, Vec<I
     (outcomes, acknowledged)
 }
 
-/// Leaves what a collector may leave that was killed.
+/// Leaves what a collector may leave that was killed, just now or long ago.
 fn leave_marks(world: &World, random: &mut Random) {
     let generation = finish(world.servers[0].generations(&blob())).unwrap().open.remove(0);
-    for (mark, chances) in
-        [(layout::closing(&blob(), &generation), 4), (layout::closed(&blob(), &generation), 8)]
-    {
+    let (closing, closed) = (layout::closing(&blob(), &generation), layout::closed(&blob(), &generation));
+    let time = random.one_of([START, world.clock.now().as_secs()]).to_string();
+    for (mark, content, chances) in [(closing, time, 4), (closed, String::new(), 8)] {
         if random.is_one_in(chances) {
-            finish(world.storage.put_if_absent(&mark, Bytes::new())).unwrap();
+            finish(world.storage.put_if_absent(&mark, content.into())).unwrap();
         }
     }
 }
@@ -351,7 +364,8 @@ fn client<'a>(world: &'a World, ways: &[Way], number: u64, random: &mut Random) 
     let number = random.one_of([0, number]);
     let (is_index, is_tagged) = (matches!(way, Way::Assumed), random.is_one_in(2));
     let image = Image { repository: name(repository), number, is_index, is_tagged };
-    let steps_to_live = if random.is_one_in(2) { random.below(20) } else { u64::MAX };
+    let few = random.one_of([6, 20]);
+    let steps_to_live = if random.is_one_in(2) { random.below(few) } else { u64::MAX };
     let put = image.clone();
     let work = Box::pin(async move { Some(world.push(server, way, &put).await) });
     Actor { work, steps_to_live, image: Some(image) }

@@ -6,8 +6,8 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use blob_store::{
-    Entry, Key, KeyStream, MemoryStorage, Object, Put, Session, SessionId, SessionInfo, Sharing, Storage,
-    StorageError,
+    ContentStream, Entry, Key, KeyStream, MemoryStorage, Object, Put, Session, SessionId, SessionInfo,
+    Sharing, Storage, StorageError,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -80,7 +80,7 @@ impl Storage for Stepwise {
     }
 
     async fn begin(&self, id: SessionId) -> Result<Box<dyn Session>, StorageError> {
-        self.0.begin(id).await
+        Ok(Box::new(StepwiseSession(self.0.begin(id).await?)))
     }
 
     async fn resume(&self, id: SessionId) -> Result<Box<dyn Session>, StorageError> {
@@ -93,6 +93,34 @@ impl Storage for Stepwise {
 
     async fn sessions(&self) -> Result<Vec<SessionInfo>, StorageError> {
         self.0.sessions().await
+    }
+}
+
+/// A session that waits for its turn before it ends.
+#[derive(Debug)]
+struct StepwiseSession(Box<dyn Session>);
+
+#[async_trait]
+impl Session for StepwiseSession {
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+
+    async fn append(&mut self, offset: u64, pieces: Vec<Bytes>) -> Result<(), StorageError> {
+        self.0.append(offset, pieces).await
+    }
+
+    async fn sync(&mut self) -> Result<(), StorageError> {
+        self.0.sync().await
+    }
+
+    fn stream(&self) -> ContentStream {
+        self.0.stream()
+    }
+
+    async fn finish(self: Box<Self>, key: &Key) -> Result<Put, StorageError> {
+        step().await;
+        self.0.finish(key).await
     }
 }
 
