@@ -195,7 +195,7 @@ fn a_storage_opens_and_reads_on_a_disk_that_was_filled_meanwhile() {
 #[test]
 fn a_file_system_that_becomes_read_only_is_said_and_read() {
     let _turn = TURN.lock();
-    let Some(disk) = Mounted::tmpfs("size=4m") else { return };
+    let Some(disk) = Mounted::tmpfs("size=64m") else { return };
     run(async {
         let storage = FolderStorage::open(disk.path()).unwrap();
         storage.put_if_absent(&key("a"), Bytes::from("x")).await.unwrap();
