@@ -67,7 +67,8 @@
 //! those that it stamped after the collector found them unused and before it closed them. So the
 //! collector marks them `.closing` first, and looks at the stamps, before it closes. Who has no stamp of
 //! a generation that is being closed gets none to rely on; whose stamp the look finds keeps what it was
-//! told. The mark is taken away when it is so old that no collector can be between its look and closing.
+//! told. The mark is taken away when it is so old that hardly another collector is between its look and
+//! closing, or when its space is needed to close others.
 //!
 //! Order of writing: stamp and content, then manifest, then tag. So whatever can be found leads to
 //! what is there; only a stamp may lead to nothing, where whoever put it was stopped or came too late. New content is

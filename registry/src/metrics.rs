@@ -164,6 +164,7 @@ impl Metrics {
             Event::UploadsExpired { count: expired } => count(&self.uploads_expired, *expired as u64),
             Event::GarbageCollected { collected } => {
                 count(&self.gc_cycles, 1);
+                count(&self.storage_errors, collected.damaged.len() as u64);
                 count(&self.gc_closed, collected.closed_generations);
                 count(&self.gc_deleted, collected.deleted_generations);
                 count(&self.gc_freed_bytes, collected.freed_bytes);

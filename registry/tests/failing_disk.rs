@@ -261,14 +261,14 @@ fn what_is_damaged_stays_where_it_is_until_there_is_space_for_it_elsewhere() {
     fs::write(&content, &damaged).unwrap();
     disk.fill();
     let found = disk.scrub();
-    assert_eq!((found.len(), found[0].digest, found[0].lacks_space), (1, digest, true));
+    assert_eq!((found.len(), found[0].digest, found[0].stays.is_some()), (1, digest, true));
     // Nobody may rely on it any more, and nothing else has changed.
     assert!(fs::read(&content).unwrap() == damaged);
     assert!(content.with_file_name(format!("{}.closed", content.file_name().unwrap().display())).exists());
     assert_eq!(fs::read_dir(disk.folder.path().join(".sessions")).unwrap().count(), 0);
     disk.make_space();
     let found = disk.scrub();
-    assert_eq!((found.len(), found[0].lacks_space), (1, false));
+    assert_eq!((found.len(), found[0].stays.is_some()), (1, false));
     assert!(!content.exists());
     let quarantine = disk.folder.path().join(format!("quarantine/sha256/{}", digest.hex()));
     assert!(fs::read(quarantine.join(content.file_name().unwrap())).unwrap() == damaged);

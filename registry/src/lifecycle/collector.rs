@@ -212,7 +212,7 @@ impl Cycle<'_> {
         let mut has_space = true;
         for leaving in leaving.iter_mut().filter(|leaving| !leaving.is_marked()) {
             let mark = layout::closing(&leaving.digest, &leaving.generation);
-            let time = self.now.as_secs().to_string();
+            let time = self.collector.clock.now().as_secs().to_string();
             match self.collector.storage().put_tombstone(&mark, time.into()).await {
                 Err(StorageError::Full) => {
                     has_space = false;
@@ -234,7 +234,7 @@ impl Cycle<'_> {
         }
         let relied_on = self.all_stamps().await?;
         for reprieved in leaving.extract_if(.., |leaving| relied_on.has(leaving)) {
-            // Another collector may have found no stamp, and be about to close it.
+            // By a young mark, another collector may have found no stamp, and be about to close.
             if reprieved.is_closing && self.is_old(self.marked(&reprieved).await?) {
                 self.unmark(&reprieved).await?;
             }

@@ -35,10 +35,12 @@ pub struct Scrubbed {
     pub bytes: u64,
     /// What is not what its digest promises.
     pub damaged: Vec<Damaged>,
-    /// Keys that could not be read or moved this time, each with the reason, as sentences for people. Where
-    /// several follow each other, the scrub ends with them.
+    /// Keys that could not be read this time, each with the reason, as sentences for people.
     #[serde(default)]
     pub failed: Vec<String>,
+    /// So many failed in a row that the scrub ended there.
+    #[serde(default)]
+    pub is_incomplete: bool,
 }
 
 /// Something that is not what its digest promises.
@@ -50,9 +52,9 @@ pub struct Damaged {
     pub key: String,
     /// What is wrong with it.
     pub problem: String,
-    /// True where there was no space to copy it to the quarantine. It is still where it was.
+    /// Why it could not be moved to the quarantine, as a sentence for people. It is still where it was.
     #[serde(default)]
-    pub lacks_space: bool,
+    pub stays: Option<String>,
 }
 
 /// Largest copy of a manifest that is read. One that is larger is damaged.
@@ -95,9 +97,7 @@ impl<'a> Scrubber<'a> {
         let storage = self.storage();
         let contents = storage.keys_below(&layout::all_contents());
         let mut keys = contents.chain(storage.keys_below(&layout::repositories()));
-        while let Some(key) = keys.try_next().await?
-            && self.failures < MOST_FAILURES
-        {
+        while let Some(key) = keys.try_next().await? {
             let scrubbed = match (layout::content_of_key(&key), layout::copy_of_key(&key)) {
                 (Some((digest, ContentEntry::Content(generation))), _) => {
                     let mark = layout::closed(&digest, &generation);
@@ -116,6 +116,10 @@ impl<'a> Scrubber<'a> {
                     self.failures = 0;
                 }
             }
+            if self.failures == MOST_FAILURES {
+                self.scrubbed.is_incomplete = true;
+                break;
+            }
         }
         Ok(self.scrubbed)
     }
@@ -129,14 +133,15 @@ impl<'a> Scrubber<'a> {
         mark: Option<Key>,
     ) -> Result<(), RepositoryError> {
         let Some(problem) = self.damage(key, digest, kind).await? else { return Ok(()) };
-        let lacks_space = match self.mode {
-            Mode::DryRun => false,
-            Mode::Collect => match self.close_and_quarantine(key, digest, mark).await {
-                Err(StorageError::Full) => true,
-                done => done.map(|()| false)?,
-            },
+        let moved = match self.mode {
+            Mode::DryRun => Ok(()),
+            Mode::Collect => self.close_and_quarantine(key, digest, mark).await,
         };
-        self.scrubbed.damaged.push(Damaged { digest, key: key.to_string(), problem, lacks_space });
+        let stays = moved.err().map(|error| match error {
+            StorageError::Io { source, .. } => source.to_string(),
+            error => error.to_string(),
+        });
+        self.scrubbed.damaged.push(Damaged { digest, key: key.to_string(), problem, stays });
         self.repositories.forget_cached();
         Ok(())
     }

@@ -301,19 +301,23 @@ async fn what_cannot_be_read_once_is_not_damaged() {
     // A service that does not answer says nothing of what it keeps, nor while what is damaged is copied.
     let unreachable = ErrorKind::Other;
     let (wrong, refused) = (ErrorKind::InvalidData, ErrorKind::PermissionDenied);
-    for faults in [&[unreachable][..], &[wrong, refused], &[wrong, wrong, unreachable]] {
+    for faults in [&[unreachable][..], &[wrong, refused]] {
         world.storage.fail_to_open(faults.iter().copied());
         let found = scrub().await.unwrap();
         assert_eq!((found.damaged, found.failed.len(), found.objects), (vec![], 1, 1));
         assert!(world.can_read("r", "layer").await);
     }
+    world.storage.fail_to_open([wrong, wrong, unreachable]);
+    let found = scrub().await.unwrap();
+    assert!(found.damaged.len() == 1 && found.damaged[0].stays.is_some() && found.failed.is_empty());
+    assert!(world.can_read("r", "layer").await);
     // Where nothing can be read, it ends.
     for content in ["a", "b", "c", "d"] {
         world.store("r", content).await;
     }
     world.storage.fail_to_open([unreachable; 3]);
     let found = scrub().await.unwrap();
-    assert_eq!((found.failed.len(), found.objects), (3, 0));
+    assert_eq!((found.failed.len(), found.objects, found.is_incomplete), (3, 0, true));
     world.storage.fail_to_open([ErrorKind::InvalidData; 3]);
     let damaged = scrub().await.unwrap().damaged;
     assert_eq!(damaged.len(), 1);

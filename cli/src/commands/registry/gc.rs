@@ -40,12 +40,11 @@ pub(super) fn run(context: &Context, args: &GcArgs) -> Result<(), CommandError> 
     match collected.damaged.len() as u64 {
         0 => Ok(()),
         number => {
-            let message = format!(
-                "nothing was collected in {} with a damaged record",
-                text::count(number, "repository")
-            );
-            Err(CommandError::new(Exit::Failed, message)
-                .hint("`hull registry scrub` moves what is damaged out of the way"))
+            let message =
+                format!("{}; nothing more was collected there", text::count(number, "damaged record"));
+            Err(CommandError::new(Exit::Failed, message).hint(
+                "`hull registry scrub` takes away what its digest shows to be damaged; push that again",
+            ))
         }
     }
 }

@@ -197,17 +197,19 @@ impl Observer for Log {
                 let message = format!("garbage collection {}", garbage_sentence(collected));
                 self.write(Level::Info, "garbage-collected", message, none);
                 for damaged in &collected.damaged {
-                    let message = format!("garbage collection left a repository out: {}", plain(damaged));
+                    let message =
+                        format!("garbage collection took nothing more of a repository: {}", plain(damaged));
                     self.write(Level::Error, "record-damaged", message, Map::new());
                 }
             }
             Event::Scrubbed { scrubbed } => {
                 let message = format!(
-                    "a scrub read {} in {} and found {} damaged; {} could not be read",
+                    "a scrub read {} in {} and found {} damaged; {} could not be read{}",
                     text::size(scrubbed.bytes),
                     text::count(scrubbed.objects, "object"),
                     scrubbed.damaged.len(),
                     scrubbed.failed.len(),
+                    if scrubbed.is_incomplete { ", and it ended there" } else { "" },
                 );
                 let is_clean = scrubbed.damaged.is_empty() && scrubbed.failed.is_empty();
                 let level = if is_clean { Level::Info } else { Level::Error };

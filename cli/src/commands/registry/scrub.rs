@@ -38,31 +38,32 @@ pub(super) fn run(context: &Context, args: &ScrubArgs) -> Result<(), CommandErro
     }
     let (objects, bytes) = (text::count(scrubbed.objects, "object"), text::size(scrubbed.bytes));
     text::say(format_args!("Read {bytes} in {objects}."));
-    let stuck = scrubbed.damaged.iter().filter(|damaged| damaged.lacks_space).count() as u64;
-    match (scrubbed.damaged.len() as u64, mode) {
-        (0, _) => match scrubbed.failed.len() as u64 {
-            0 => Ok(()),
-            number => {
-                let message = format!("{} could not be read this time", text::count(number, "object"));
-                Err(CommandError::new(Exit::Failed, message)
-                    .hint("the storage did not answer for them; see its logs, and scrub again"))
-            }
-        },
-        (number, _) if stuck > 0 => {
-            let number = text::count(number, "object");
-            let message =
-                format!("{number} damaged; there is no space in the quarantine for {stuck} of them");
-            Err(CommandError::new(Exit::Failed, message)
-                .hint("make space, for example with `hull registry gc`, and scrub again"))
-        }
-        (number, Mode::Collect) => {
-            let message = format!("{} damaged, now in the quarantine", text::count(number, "object"));
-            Err(CommandError::new(Exit::Failed, message)
-                .hint("push what is listed again, or restore it from a backup"))
-        }
-        (number, Mode::DryRun) => {
-            let message = format!("{} damaged", text::count(number, "object"));
-            Err(CommandError::new(Exit::Failed, message).hint("without `--dry-run` they are taken away"))
-        }
+    if scrubbed.is_incomplete {
+        text::say(format_args!("It ended there, since nothing could be read any more."));
     }
+    let stuck = scrubbed.damaged.iter().find_map(|damaged| damaged.stays.as_ref());
+    let damaged = format!("{} damaged", text::count(scrubbed.damaged.len() as u64, "object"));
+    let failed = format!("{} could not be read", text::count(scrubbed.failed.len() as u64, "object"));
+    let found = match (scrubbed.damaged.is_empty(), scrubbed.failed.is_empty()) {
+        (true, true) => return Ok(()),
+        (true, false) => {
+            return Err(CommandError::new(Exit::Failed, failed)
+                .hint("the storage did not answer for them; see its logs, and scrub again"));
+        }
+        (false, true) => damaged,
+        (false, false) => format!("{failed}, and {damaged}"),
+    };
+    Err(match (stuck, mode) {
+        (Some(reason), _) => {
+            let message =
+                format!("{found}; not all could be moved to the quarantine: {}", text::plain(reason));
+            CommandError::new(Exit::Failed, message)
+                .hint("make space, for example with `hull registry gc`, or mend the disk, and scrub again")
+        }
+        (None, Mode::Collect) => CommandError::new(Exit::Failed, format!("{found}, now in the quarantine"))
+            .hint("push what is listed again, or restore it from a backup"),
+        (None, Mode::DryRun) => {
+            CommandError::new(Exit::Failed, found).hint("without `--dry-run` what is damaged is taken away")
+        }
+    })
 }
