@@ -20,6 +20,7 @@ const ALLOWED: [(&str, &[&str]); 4] = [
             "flock",
             "FlockOperation",
             "statvfs",
+            "StatVfsMountFlags",
             "FileExt",
             "MetadataExt",
         ],
