@@ -377,6 +377,7 @@ fn a_backup_of_a_registry_in_use_serves_every_tag() {
         push(&server.address, "team/web", &format!("v{number}"), &[number; 100]);
     }
     push(&server.address, "other", "long", &vec![9; 3 << 20]);
+    push(&server.address, "team/web", "moving", b"content");
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
