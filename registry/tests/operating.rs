@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use appliance::Digest;
 use blob_store::{MemoryStorage, Storage};
@@ -115,7 +115,10 @@ fn a_server_that_stops_says_so_and_finishes_an_upload_under_way() {
         drop(BufReader::new(stream));
     }
     // A connection that waits for its next request is closed, once its thread has heard of it.
-    while idle.try_send("GET", "/v2/", &[], b"").is_ok() {}
+    let began = Instant::now();
+    while idle.try_send("GET", "/v2/", &[], b"").is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it is still served");
+    }
     connection.get_mut().write_all(b"56789").unwrap();
     read_reply(&mut connection, "PUT").unwrap().expect(201);
     let operations = registry.operations_addr.unwrap();

@@ -7,10 +7,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use appliance::Digest;
-use blob_store::StorageError;
 
 use super::collector::{Cycle, Mode, Retired};
-use super::sweep::Known;
+use super::sweep::{Known, is_full};
 use crate::name::RepositoryName;
 use crate::repository::{Author, Authority, LiveTag, RepositoryError};
 
@@ -79,12 +78,10 @@ impl Cycle<'_> {
         live: &LiveTag,
     ) -> Result<bool, RepositoryError> {
         if self.mode == Mode::Collect {
-            match self.collector.repositories.unset_tag(repository, live, RETENTION).await {
-                Err(RepositoryError::Storage(StorageError::Full)) => {
-                    self.lacks_space = true;
-                    return Ok(false);
-                }
-                unset => unset?,
+            let unset = self.collector.repositories.unset_tag(repository, live, RETENTION).await;
+            if is_full(unset)? {
+                self.lacks_space = true;
+                return Ok(false);
             }
         }
         self.collected.deleted_tags += 1;

@@ -60,6 +60,9 @@ pub struct Damaged {
 /// Largest copy of a manifest that is read. One that is larger is damaged.
 const MAX_COPY: u64 = appliance::manifest::MAX_BYTES + 256;
 
+/// Keys in a row that can fail before the storage is given up.
+const MOST_FAILURES: usize = 3;
+
 /// What may be damaged.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
@@ -81,9 +84,6 @@ pub(crate) struct Scrubber<'a> {
     failures: usize,
     scrubbed: Scrubbed,
 }
-
-/// Keys in a row that can fail before the storage is given up.
-const MOST_FAILURES: usize = 3;
 
 impl<'a> Scrubber<'a> {
     /// A scrub that reads at most `rate` bytes per second.
@@ -107,7 +107,7 @@ impl<'a> Scrubber<'a> {
                 _ => continue,
             };
             match scrubbed {
-                Err(RepositoryError::Storage(StorageError::Io { source, .. })) => {
+                Err(StorageError::Io { source, .. }) => {
                     self.scrubbed.failed.push(format!("{key}: {source}"));
                     self.failures += 1;
                 }
@@ -131,7 +131,7 @@ impl<'a> Scrubber<'a> {
         digest: Digest,
         kind: Kind,
         mark: Option<Key>,
-    ) -> Result<(), RepositoryError> {
+    ) -> Result<(), StorageError> {
         let Some(problem) = self.damage(key, digest, kind).await? else { return Ok(()) };
         let moved = match self.mode {
             Mode::DryRun => Ok(()),
@@ -168,7 +168,7 @@ impl<'a> Scrubber<'a> {
         key: &Key,
         digest: Digest,
         kind: Kind,
-    ) -> Result<Option<String>, RepositoryError> {
+    ) -> Result<Option<String>, StorageError> {
         let before = (self.scrubbed.objects, self.scrubbed.bytes);
         if self.check(key, digest, kind).await?.is_none() {
             return Ok(None);
@@ -178,12 +178,7 @@ impl<'a> Scrubber<'a> {
         self.check(key, digest, kind).await
     }
 
-    async fn check(
-        &mut self,
-        key: &Key,
-        digest: Digest,
-        kind: Kind,
-    ) -> Result<Option<String>, RepositoryError> {
+    async fn check(&mut self, key: &Key, digest: Digest, kind: Kind) -> Result<Option<String>, StorageError> {
         let found = match kind {
             Kind::Content => self.check_content(key, digest).await,
             Kind::ManifestCopy => self.check_copy(key, digest).await,
@@ -193,7 +188,7 @@ impl<'a> Scrubber<'a> {
             Err(StorageError::Io { source, .. }) if is_lost(&source) => {
                 Ok(Some(format!("cannot be read: {source}")))
             }
-            found => Ok(found?),
+            found => found,
         }
     }
 

@@ -231,7 +231,7 @@ impl Cycle<'_> {
 
 /// Whether something could not be done for want of space: what is deleted later makes some, and the next
 /// cycle goes on.
-fn is_full(done: Result<(), RepositoryError>) -> Result<bool, RepositoryError> {
+pub(super) fn is_full(done: Result<(), RepositoryError>) -> Result<bool, RepositoryError> {
     match done {
         Err(RepositoryError::Storage(StorageError::Full)) => Ok(true),
         done => done.map(|()| false),

@@ -4,7 +4,7 @@ use appliance::Digest;
 use blob_store::{Object, Session, StorageError};
 
 use super::{Author, Repositories, RepositoryError, ask_each, present};
-use crate::layout::{self, Generation, Stamp};
+use crate::layout::{self, Stamp};
 use crate::name::RepositoryName;
 use crate::quota::{Content, Room};
 
@@ -28,20 +28,14 @@ impl Repositories {
         digest: &Digest,
     ) -> Result<Option<Box<dyn Object>>, RepositoryError> {
         let stamps = self.stamps(repository, digest).await?;
-        let stamped: Vec<Generation> = stamps.into_iter().map(|stamp| stamp.generation).collect();
-        if let Some(object) = self.open_any(digest, &stamped).await? {
+        if let Some(object) = self.open_any(digest, &stamps).await? {
             return Ok(Some(object));
         }
         // Damaged content is taken away from under its stamps. Somebody may have pushed it again.
-        if stamped.is_empty() {
+        if stamps.is_empty() || self.rely_on_any(repository, digest).await?.is_none() {
             return Ok(None);
         }
-        // Where that cannot be written down, as on a full disk, it is read all the same.
-        let relied_on = self.rely_on_any(repository, digest).await;
-        match self.open_any(digest, &self.generations(digest).await?.open).await? {
-            None => relied_on.map(|_| None).map_err(RepositoryError::from),
-            found => Ok(found),
-        }
+        self.open_any(digest, &self.stamps(repository, digest).await?).await
     }
 
     /// Size of a blob in bytes, if it may be read in this repository. Whoever is told so relies on it
@@ -174,14 +168,14 @@ impl Repositories {
         Ok(!stamps.is_empty() && !self.generations(digest).await?.open.is_empty())
     }
 
-    /// The content of one of these generations, the last that is here. All are the same bytes.
+    /// The content that one of these stamps leads to. All generations are the same bytes.
     async fn open_any(
         &self,
         digest: &Digest,
-        generations: &[Generation],
+        stamps: &[Stamp],
     ) -> Result<Option<Box<dyn Object>>, RepositoryError> {
-        for generation in generations.iter().rev() {
-            let key = layout::content(digest, generation);
+        for stamp in stamps.iter().rev() {
+            let key = layout::content(digest, &stamp.generation);
             if let Some(object) = present(self.storage.open(&key).await)? {
                 return Ok(Some(object));
             }

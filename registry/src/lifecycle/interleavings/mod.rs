@@ -240,7 +240,8 @@ impl Random {
     }
 }
 
-/// One run, whose every choice follows from `seed`, but for the names of generations. Returns what became of each client that lived.
+/// One run, whose every choice follows from `seed`, but for the names of generations. Returns what became
+/// of each client that lived.
 fn run(seed: u64) -> Vec<Outcome> {
     let mut random = Random(seed);
     // Most of the moments that matter are found where nothing else is going on.
