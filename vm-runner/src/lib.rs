@@ -11,6 +11,7 @@
 //! It never speaks HTTP but for a health check's one request, never knows where a disk's content comes from, and never decides what a
 //! policy means. QEMU's command line is in one module, and so is every rule in nft's language.
 
+mod child;
 pub mod engine;
 pub mod kvm;
 pub mod nbd;

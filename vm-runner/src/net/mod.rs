@@ -190,9 +190,10 @@ fn remove(names: &Names) -> Result<(), NetError> {
         let unplug = || drop(program::ip("unplug the guest", &["link", "delete", TAP]));
         drop(namespace.enter(unplug));
     }
+    // Held from the first step to the last, so that whoever has the lock sees all of a network or nothing.
+    let lock = HostLock::take().map_err(NetError::io("lock the host's network"));
     let uplink = uplink::remove(names).map_err(NetError::from);
     let namespace = namespace::delete(&names.namespace).map_err(NetError::from);
-    let lock = HostLock::take().map_err(NetError::io("lock the host's network"));
     let way_out = lock.and_then(|lock| lock.close_way_out_if_unused());
     uplink.and(namespace).and(way_out)
 }

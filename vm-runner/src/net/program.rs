@@ -5,9 +5,12 @@
 //! inside [`Namespace::enter`](super::namespace::Namespace::enter) to work in a VM's.
 
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
 use serde::de::DeserializeOwned;
+
+use crate::child;
 
 /// Why a program that configures the network did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -121,14 +124,11 @@ impl Program {
     fn output(self, arguments: &[&str], input: &str) -> Result<Output, ProgramError> {
         let failed = |source| ProgramError::Run { program: self.name, source };
         for folder in FOLDERS {
-            let child = Command::new(format!("{folder}{}", self.name))
-                .args(arguments)
-                .env("LC_ALL", "C")
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn();
-            let mut child = match child {
+            let mut command = Command::new(format!("{folder}{}", self.name));
+            command.args(arguments).env("LC_ALL", "C");
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            end_with_us(&mut command);
+            let mut child = match command.spawn() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 child => child.map_err(failed)?,
             };
@@ -141,6 +141,14 @@ impl Program {
         }
         Err(ProgramError::Missing { program: self.name, package: self.package })
     }
+}
+
+/// Has the program killed with us. This thread waits for it, so it does not end sooner.
+#[expect(unsafe_code, reason = "the standard library has no safe way to run code in a forked child")]
+fn end_with_us(command: &mut Command) {
+    let us = rustix::process::getpid();
+    // SAFETY: what runs in the child after fork may be called there, as it says.
+    unsafe { command.pre_exec(move || child::end_with(us)) };
 }
 
 /// What a program complained about, on one line, and which line of its input that was.

@@ -18,6 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use serde_json::Value;
 
 use super::args::{self, CommandLine, Lines};
+use crate::child;
 use crate::engine::{
     ControlError, DriveCounters, DriveOperation, Hypervisor, Machine, MachineEvent, MachineSpec,
     ProcessOptions, ShutdownCause, StartError, Started,
@@ -124,11 +125,7 @@ fn confine(command: &mut Command, line: CommandLine) {
     let us = rustix::process::getpid();
     let prepare = move || {
         rustix::thread::set_no_new_privs(true)?;
-        // After the user has changed, which clears it.
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        if rustix::process::getppid() != Some(us) {
-            return Err(io::ErrorKind::BrokenPipe.into()); // We died before the signal was arranged.
-        }
+        child::end_with(us)?;
         line.inherited.iter().try_for_each(|&fd| keep_open(fd))
     };
     // SAFETY: `prepare` runs in the child after fork, where only async-signal-safe functions may be
@@ -150,7 +147,7 @@ fn failed_start(program: String, process: &Process, error: ConnectError, log: Fi
     // A closed socket means that the process is about to end by itself, with a status worth knowing.
     let gone =
         matches!(error, ConnectError::NoGreeting(_) | ConnectError::Negotiation(CallError::Gone { .. }));
-    let ended = if gone { process.wait(Duration::from_secs(1)) } else { Ok(None) };
+    let ended = if gone { process.wait(Duration::from_secs(10)) } else { Ok(None) };
     match ended {
         Ok(Some(status)) => StartError::Exited { program, status, said: last_words(log) },
         _ => StartError::NoConversation { program, source: error }, // Dropping the process kills it.
