@@ -328,9 +328,8 @@ fn abandoned_uploads_are_forgotten_and_too_many_are_refused() {
     let registry = Registry::start(Arc::new(blob_store::MemoryStorage::new()), limits);
     let mut client = registry.client();
     let upload = client.begin_upload("web");
-    while client.get(&upload).status != 404 {
-        assert!(registry.events.recv_timeout(Duration::from_secs(20)).unwrap().contains("UploadsExpired"));
-    }
+    common::until("it is forgotten", || (client.get(&upload).status == 404).then_some(()));
+    assert!(registry.events.recv_timeout(common::LIMIT).unwrap().contains("UploadsExpired"));
     drop(registry);
 
     let limits = Limits { open_uploads: 2, ..Limits::default() };

@@ -3,14 +3,14 @@
 mod common;
 
 use std::collections::HashSet;
-use std::io::{BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use appliance::Digest;
 use blob_store::{MemoryStorage, Storage};
-use common::{Client, Registry, Reply, connect, figure, read_reply};
+use common::{Client, LIMIT, Registry, Reply, connect, figure, read_reply, until};
 use registry::{Event, Limits, Observer, ServerConfig};
 
 /// A registry with a port for operations.
@@ -27,13 +27,15 @@ fn ask(registry: &Registry, path: &str) -> Reply {
 
 /// Waits until `path` is answered with `status`, and returns the answer's text.
 fn wait_for(registry: &Registry, path: &str, status: u16) -> String {
-    loop {
-        let reply = ask(registry, path);
-        if reply.status == status {
-            return String::from_utf8(reply.body).unwrap();
-        }
-        std::thread::yield_now();
-    }
+    let reply =
+        until("it is answered so", || Some(ask(registry, path)).filter(|reply| reply.status == status));
+    String::from_utf8(reply.body).unwrap()
+}
+
+/// Waits until a counter is `value`.
+#[track_caller]
+fn wait_for_count(registry: &Registry, series: &str, value: f64) {
+    until(series, || (count(registry, series) == value).then_some(()));
 }
 
 /// The value of a counter.
@@ -75,7 +77,7 @@ fn what_clients_do_is_counted() {
         format!("hull_registry_requests_total{{{labels}}}")
     };
     // The last answer may arrive before it is counted.
-    while count(&registry, &of("other", "other", 404)) < 1.0 {}
+    wait_for_count(&registry, &of("other", "other", 404), 1.0);
     for (series, want) in [
         (of("GET", "/v2/<name>/blobs/<digest>", 200), 1.0),
         (of("GET", "/v2/<name>/manifests/<reference>", 404), 1.0),
@@ -93,12 +95,13 @@ fn what_clients_do_is_counted() {
     let text = String::from_utf8(ask(&registry, "/metrics").body).unwrap();
     assert!(!text.contains("web") && !text.contains("secret-name"), "{text}");
     drop(client);
-    while count(&registry, "hull_registry_connections") > 0.0 {}
+    wait_for_count(&registry, "hull_registry_connections", 0.0);
 }
 
 #[test]
 fn a_server_that_stops_says_so_and_finishes_an_upload_under_way() {
-    let mut registry = start(Arc::new(MemoryStorage::new()), |_| {});
+    let limits = Limits { drain: Duration::from_secs(3600), ..Limits::default() };
+    let mut registry = start(Arc::new(MemoryStorage::new()), |config| config.limits = limits);
     let mut client = registry.client();
     let upload = client.begin_upload("web");
     let mut idle = registry.client();
@@ -111,14 +114,9 @@ fn a_server_that_stops_says_so_and_finishes_an_upload_under_way() {
     registry.begin_stop();
     assert_eq!(wait_for(&registry, "/readyz", 503), "the server is stopping\n");
     ask(&registry, "/livez").expect(200);
-    while let Ok(stream) = connect(registry.addr) {
-        drop(BufReader::new(stream));
-    }
+    until("nobody listens", || connect(registry.addr).err());
     // A connection that waits for its next request is closed, once its thread has heard of it.
-    let began = Instant::now();
-    while idle.try_send("GET", "/v2/", &[], b"").is_ok() {
-        assert!(began.elapsed() < Duration::from_secs(60), "it is still served");
-    }
+    until("it is closed", || idle.try_send("GET", "/v2/", &[], b"").err());
     connection.get_mut().write_all(b"56789").unwrap();
     read_reply(&mut connection, "PUT").unwrap().expect(201);
     let operations = registry.operations_addr.unwrap();
@@ -175,9 +173,7 @@ fn each_request_is_observed_once_with_what_became_of_it() {
     let mut gone = client.begin("PATCH", &upload, &[agent, ("content-length", "9")]).unwrap();
     gone.get_mut().write_all(b"123").unwrap();
     drop(gone);
-    while seen.0.lock().unwrap().len() < 6 {
-        std::thread::yield_now();
-    }
+    until("all are observed", || (seen.0.lock().unwrap().len() == 6).then_some(()));
     drop(registry);
     let mut lines = std::mem::take(&mut *seen.0.lock().unwrap());
     let unanswered = lines.pop().unwrap();
@@ -206,7 +202,7 @@ fn an_address_gets_no_more_connections_than_its_share() {
     assert!(event.starts_with("ConnectionRefused { peer: 127.0.0.1, limit: 2, is_news: true"), "{event}");
     first.get("/v2/").expect(200);
     drop(second);
-    while registry.client().try_send("GET", "/v2/", &[], b"").is_err() {}
+    until("there is room again", || registry.client().try_send("GET", "/v2/", &[], b"").ok());
 }
 
 #[test]
@@ -242,19 +238,20 @@ fn hundreds_of_slow_and_silent_clients_are_cut_off_while_others_are_served() {
     let mut dribbling: Vec<_> = (0..EACH).map(|_| open()).collect();
     let mut served = 0;
     let mut head = b"GET /v2/ HTTP/1.1\r\nhost: ".iter().chain(std::iter::repeat(&b'a'));
-    while !dribbling.is_empty() {
+    let began = Instant::now();
+    while !dribbling.is_empty() || served == 0 {
+        assert!(began.elapsed() < LIMIT, "{} are not cut off, {served} served", dribbling.len());
         let byte = [*head.next().unwrap()];
         dribbling.retain_mut(|stream| stream.write_all(&byte).is_ok());
         // On a busy machine an honest client may be too slow for this limit now and then.
         served += usize::from(registry.client().try_send("GET", "/v2/", &[], b"").is_ok());
     }
-    assert!(served > 0);
     for mut stream in silent {
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
         assert!(!answer.starts_with(b"HTTP/1.1 2"), "{}", answer.escape_ascii());
     }
-    while count(&registry, "hull_registry_connections") > 0.0 {}
+    wait_for_count(&registry, "hull_registry_connections", 0.0);
     let cut_off = 2 * EACH;
     figure(&format!("slow and silent clients cut off = {cut_off}, requests served meanwhile = {served}"));
 }

@@ -8,14 +8,17 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use appliance::Digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use blob_store::{Addressing, Key, MemoryStorage, PlainHttp, S3Config, S3Credentials, S3Storage, Storage};
 use common::pusher::{Counts, Pusher};
-use common::{Client, MANIFEST, Registry, Reply, SetClock, descriptor, figure, manifest, noise, repetitions};
+use common::{
+    Client, LIMIT, MANIFEST, Registry, Reply, SetClock, descriptor, figure, manifest, noise, repetitions,
+    until,
+};
 use futures_util::TryStreamExt as _;
 use registry::{Clock, Expiry, Garbage, Limits, Mode, Secret, Server, SystemClock};
 use serde_json::json;
@@ -89,7 +92,7 @@ fn s3_config(endpoint: String, bucket: String) -> S3Config {
         }),
         addressing: Addressing::Path,
         plain_http: PlainHttp::Allowed,
-        patience: Duration::from_secs(20),
+        patience: LIMIT,
     }
 }
 
@@ -194,11 +197,12 @@ fn what_arrived_before_a_connection_broke_is_there_at_the_other_server() {
             let mut connection = one.begin(method, &path, &[("content-length", "10")]).unwrap();
             connection.get_mut().write_all(b"012345").unwrap();
             drop(connection);
-            let began = Instant::now();
-            while progress(&mut two, &upload) != "0-5" {
-                assert!(began.elapsed() < Duration::from_secs(30), "{}: {method}", replicas.name);
-                std::thread::yield_now();
-            }
+            let what = format!("{}: {method}", replicas.name);
+            // Not at once again: the S3 service does one thing at a time.
+            until(&what, || {
+                std::thread::sleep(Duration::from_millis(10));
+                (progress(&mut two, &upload) == "0-5").then_some(())
+            });
             patch(&mut two, &upload, 6, b"6789").expect(202);
             finish(&mut one, &upload, &digest).expect(201);
         }
@@ -375,6 +379,7 @@ fn garbage_that_both_collect_at_once_is_nobodys() {
         // What each server has collected: cycles, and blobs. And both together: bytes.
         let (mut collected, mut freed) = ([(0, 0); 2], 0);
         std::thread::scope(|scope| {
+            let _at_the_end = SetAtTheEnd(&is_over);
             let pushers: Vec<_> = (0..CLIENTS)
                 .map(|number| {
                     let (counts, is_over, clients) = (&counts, &is_over, replicas.clients().into());
@@ -570,6 +575,15 @@ fn resume(client: &mut Client, open: &OpenUpload) -> bool {
     was_open
 }
 
+/// Sets a flag however the thread leaves a place: who waits for it must not wait for ever where that fails.
+struct SetAtTheEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// What a collection has just done to some garbage.
 #[derive(Debug, Clone, Copy)]
 enum Moment {
@@ -581,24 +595,22 @@ enum Moment {
 }
 
 impl Moment {
-    /// Waits until that was done first.
+    /// Waits until that was done first. Marks of closing stand only for a while: what comes behind it counts too.
     fn wait(self, garbage: &[Digest], keys: impl Fn(&str) -> Vec<String>) {
-        let began = Instant::now();
         let has_come = || {
             let folder = if matches!(self, Self::Unlinked) { "repositories/web/blobs" } else { "blobs" };
             let of_garbage: Vec<String> =
                 keys(folder).into_iter().filter(|key| is_of(key, garbage)).collect();
             let marks = |mark| of_garbage.iter().filter(|key| key.ends_with(mark)).count();
             let (closing, closed) = (marks(".closing"), marks(".closed"));
+            let is_less = of_garbage.len() - closing - closed < garbage.len();
             match self {
-                Self::Closing => closing > 0,
-                Self::Closed => closed > 0,
-                Self::Unlinked | Self::Deleted => of_garbage.len() - closing - closed < garbage.len(),
+                Self::Closing => closing > 0 || closed > 0 || is_less,
+                Self::Closed => closed > 0 || is_less,
+                Self::Unlinked | Self::Deleted => is_less,
             }
         };
-        while !has_come() {
-            assert!(began.elapsed() < Duration::from_secs(60), "{self:?} never came");
-        }
+        until(&format!("{self:?}"), || has_come().then_some(()));
     }
 }
 
@@ -642,6 +654,7 @@ fn what_a_killed_server_leaves_behind_the_other_one_goes_on_with() {
         let moments = [Moment::Unlinked, Moment::Closing, Moment::Closed, Moment::Deleted];
         let moment = moments[(round % 4) as usize];
         let pushed: Vec<Pushed> = std::thread::scope(|scope| {
+            let _at_the_end = SetAtTheEnd(&is_over);
             let clients = [one.addr, two.addr, two.addr].into_iter().zip(1..);
             let clients = clients.map(|(addr, number)| {
                 let (is_over, content, is_two) = (&is_over, &content, addr == two.addr);
@@ -695,5 +708,6 @@ fn what_a_killed_server_leaves_behind_the_other_one_goes_on_with() {
          blobs whose collection the other completed = {left_over}",
         layers.len(),
     ));
-    assert!(left_over > 0, "the killed server had collected everything");
+    // In a few rounds it may have collected everything by then.
+    assert!(kills < 100 || left_over > 0, "the killed server had collected everything");
 }

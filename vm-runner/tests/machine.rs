@@ -20,7 +20,7 @@ use vm_runner::nbd::{Connection, Export};
 use vm_runner::overlay;
 use vm_runner::qemu::{Qemu, find_uefi};
 
-const PATIENT: Duration = Duration::from_secs(60);
+const PATIENT: Duration = Duration::from_secs(300);
 
 /// The QEMU for amd64, or the reason for skipping.
 fn qemu() -> Option<Qemu> {

@@ -35,6 +35,6 @@ pub(crate) fn config(endpoint: String, bucket: &str) -> S3Config {
         }),
         addressing: Addressing::Path,
         plain_http: PlainHttp::Allowed,
-        patience: Duration::from_secs(20),
+        patience: Duration::from_secs(120),
     }
 }

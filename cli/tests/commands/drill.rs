@@ -74,7 +74,7 @@ fn a_vm_whose_processes_are_killed_has_failed_and_leaves_nothing() {
             // QEMU is told by the kernel to follow; that takes a moment.
             "supervisor" => kill_and_wait(&[supervisor]),
             "qemu" => kill_and_wait(&[qemu]),
-            _ => kill_and_wait(&[qemu, supervisor]),
+            _ => kill_and_wait(&[supervisor, qemu]),
         }
         if victims == "qemu" {
             // Its supervisor writes down what happened, cleans up and ends.
@@ -90,7 +90,7 @@ type Sign = fn(&Host, &Vm) -> bool;
 
 const SIGNS: [(&str, Sign); 6] = [
     ("it has a folder", |_, vm| !vm.id().is_empty()),
-    ("it is written down as starting", |_, vm| vm.written_status() == "starting"),
+    ("it is written down as starting", |_, vm| has_begun(vm)),
     ("its namespace is there", |host, vm| {
         let id = vm.id();
         !id.is_empty() && host.world().path(&format!("/run/netns/hull-{id}")).exists()
@@ -99,6 +99,11 @@ const SIGNS: [(&str, Sign); 6] = [
     ("its QEMU is there", |_, vm| vm.qemu().is_some()),
     ("its QEMU is written down", |_, vm| vm.written("state.json")["qemu"].is_object()),
 ];
+
+/// True from when it is written down as starting.
+fn has_begun(vm: &Vm) -> bool {
+    ["starting", "running"].contains(&vm.written_status().as_str())
+}
 
 /// Starts `hull run` and waits for `sign`.
 fn run_until(host: &Host, vm: &Vm, what: &str, sign: Sign) -> Guard {
@@ -124,15 +129,14 @@ fn a_vm_that_is_killed_while_it_starts_leaves_nothing() {
         let run = run_until(&host, &vm, what, sign);
         // First whoever would clean up; then the supervisor, which it may be starting just now.
         drop(run);
-        let qemu = vm.qemu();
         until("nobody holds its lock", || {
             vm.supervisor().into_iter().for_each(kill);
             vm.is_unlocked().then_some(())
         });
+        until("its QEMU has gone", || vm.qemu().is_none().then_some(()));
         let found = host.vm(&vm.name);
         let status = found["state"]["status"].as_str().unwrap();
         assert!(["created", "failed"].contains(&status), "{what}: {found}");
-        qemu.into_iter().for_each(until_ended);
         host.ok(&format!("rm {}", vm.name));
         is_removed(&host, &vm, &before);
     }
@@ -147,13 +151,14 @@ fn whoever_starts_a_vm_hears_that_its_supervisor_was_killed() {
     let outcome = std::thread::scope(|scope| {
         let outcome = scope.spawn(|| crate::support::Done::of(&mut { run }));
         let supervisor = until("it has a supervisor", || vm.supervisor());
-        until("it starts", || (vm.written_status() == "starting").then_some(()));
+        until("it starts", || has_begun(&vm).then_some(()));
         kill(supervisor);
         outcome.join().unwrap()
     });
     // Had it been quicker than we, it would have been started before it was killed.
     if outcome.code != Some(0) {
         outcome.fails(125, &[&vm.name, "ended without a word"]);
+        until("its QEMU has gone", || vm.qemu().is_none().then_some(()));
         is_removed(&host, &vm, &before);
     }
 }
@@ -224,10 +229,11 @@ fn a_vm_that_starts_again_by_itself_can_be_stopped_in_between() {
     until("that is written down", || (vm.written_status() == "running").then_some(()));
     assert_eq!(host.vm(&vm.name)["state"]["restarts"], 1);
     kill_and_wait(&[Some(second)]);
-    until("it is between two starts", || (vm.written_status() == "restarting").then_some(()));
-    let listed = host.json("ps --json");
-    assert_eq!(listed[0]["state"]["status"], "restarting");
-    assert!(listed[0]["state"]["reason"].as_str().unwrap().contains("killed by signal 9"));
+    let between = until("it is between two starts", || {
+        let state = vm.written("state.json");
+        (state["status"] == "restarting").then_some(state)
+    });
+    assert!(between["reason"].as_str().unwrap().contains("killed by signal 9"), "{between}");
     host.ok(&format!("stop {}", vm.name));
     assert_eq!(host.ok("ps --json"), "[]");
     host.ok(&format!("rm {}", vm.name));

@@ -11,6 +11,7 @@ use formats::ovf::{Descriptor, VirtualDisk};
 use crate::import::{check_both_ways, check_refused, config, disks, gzip, manifest};
 use crate::support::disks::{convert, noise};
 use crate::support::package::{Member, file, ova, tar};
+use crate::support::registry::Guard;
 use crate::support::wait::until;
 use crate::support::{Host, files, installed};
 
@@ -387,8 +388,8 @@ fn an_import_that_is_interrupted_leaves_nothing() {
         let before = files(host.folder());
         let arguments = format!("import web.ova {result}");
         let mut hull = host.hull(arguments.split(' '));
-        let mut child = hull.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let descriptors = format!("/proc/{}/fd", child.id());
+        let mut child = Guard(hull.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let descriptors = format!("/proc/{}/fd", child.0.id());
         until("something has been unpacked", || {
             let targets = fs::read_dir(&descriptors).into_iter().flatten().flatten();
             let mut targets =
@@ -397,9 +398,9 @@ fn an_import_that_is_interrupted_leaves_nothing() {
             fs::metadata(scratch.0).ok().filter(|metadata| metadata.len() > 0).map(drop)
         });
         // Not SIGINT, which a shell has its background jobs ignore.
-        let kill = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        let kill = Command::new("kill").args(["-TERM", &child.0.id().to_string()]).status().unwrap();
         assert!(kill.success());
-        assert!(!child.wait().unwrap().success());
+        assert!(!child.0.wait().unwrap().success());
         assert_eq!(files(host.folder()), before);
         assert!(host.half_written().is_empty());
     }

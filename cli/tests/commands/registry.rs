@@ -394,8 +394,9 @@ fn a_backup_of_a_registry_in_use_serves_every_tag() {
                 }
             }
         });
-        backup().ok();
+        let done = backup();
         is_over.store(true, Ordering::SeqCst);
+        done.ok();
     });
     registry(&host, "restore --from copy", "").fails(1, &["in use"]);
     host.ok("registry restore --from copy --data once");

@@ -164,6 +164,7 @@ fn say_hello(mut client: TcpStream) -> io::Result<()> {
 /// Asks a web server in the world's network: the status and the body.
 fn fetch(world: &World, address: &str, path: &str) -> io::Result<(u16, String)> {
     let mut stream = world.inside(None, || TcpStream::connect(address))?;
+    stream.set_read_timeout(Some(wait::LIMIT))?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -210,6 +211,7 @@ fn what_is_published_answers(host: &Host) {
     assert_eq!(get(host, 8080, guest::HEALTH_PATH), (200, "ok\n".into()));
     // A protocol in which the server speaks first: nothing is sent before it has.
     let mut stream = host.world().inside(None, || TcpStream::connect("127.0.0.1:2525")).unwrap();
+    stream.set_read_timeout(Some(wait::LIMIT)).unwrap();
     let mut banner = vec![0; guest::BANNER.len()];
     stream.read_exact(&mut banner).unwrap();
     assert_eq!(banner, guest::BANNER.as_bytes());
@@ -235,7 +237,8 @@ fn what_no_rule_names_is_closed(host: &Host, vm: &Vm) {
 
 fn egress_is_what_the_policy_says(host: &Host, vm: &Vm) {
     let ask = |port: u16| get(host, 8080, &format!("/cgi-bin/fetch?{OUTSIDE}:{port}/"));
-    assert_eq!(ask(NAMED), (200, format!("{HELLO}\n")));
+    // The guest waits four seconds for an answer.
+    wait::until("the named port answers", || (ask(NAMED) == (200, format!("{HELLO}\n"))).then_some(()));
     let before = dropped(host, vm);
     assert_eq!(ask(NOT_NAMED).0, 502);
     assert!(dropped(host, vm) > before, "what is dropped is counted");

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -274,6 +274,7 @@ fn few_files_and_many_clients_make_it_slow_and_not_more() {
         .current_dir(host.folder());
     host.clean(&mut command);
     let server = Server::start_by(&host, command, "[limits]\nhead-timeout = '200ms'", &[]);
+    let began = Instant::now();
     let silent: Vec<_> = (0..200).map(|_| TcpStream::connect(&server.address).unwrap()).collect();
     wait::until("an honest client is served", || {
         server.try_ask(&get("/v2/")).filter(|answer| answer.starts_with("HTTP/1.1 200 "))
@@ -283,9 +284,10 @@ fn few_files_and_many_clients_make_it_slow_and_not_more() {
         let _ = stream.read_to_end(&mut answer);
         assert!(!answer.starts_with(b"HTTP/1.1 2"));
     }
-    // Busy waiting would have used all of the seconds that the silent ones had.
-    let seconds = processor_seconds(&server.process.0.id().to_string());
-    assert!(seconds < 1.0, "{seconds} s");
+    // Busy waiting would have used all the time that a processor had.
+    let used = processor_seconds(&server.process.0.id().to_string());
+    let had = began.elapsed().as_secs_f64();
+    assert!(used < had / 2.0, "{used} of {had} s");
     let log = server.stop();
     assert!(log.contains("32 connections at a time: 64 files may be open\n"), "{log}");
 }
@@ -383,7 +385,7 @@ fn the_packaged_settings_let_nobody_in_until_the_first_user_is_made_and_then_tel
     assert_eq!(status("POST", "", &empty), "401");
     assert_eq!(status("POST", "alice:guessed", &empty), "401");
     let log = || fs::read_to_string(host.folder().join("log")).unwrap();
-    assert!(log().contains("nobody may do anything"), "{}", log());
+    wait::until("it says so", || log().contains("nobody may do anything").then_some(()));
     // As docs/registry.md says; it makes up a password.
     let password = host.ok("registry user add alice --grant *:admin --config registry.toml");
     let alice = format!("alice:{password}");
@@ -391,6 +393,7 @@ fn the_packaged_settings_let_nobody_in_until_the_first_user_is_made_and_then_tel
     assert_eq!(status("POST", &alice, &empty), "201");
     assert_eq!(status("DELETE", &alice, "/v2/team/web/manifests/absent"), "404");
     host.ok("registry user add bob --grant other:pull --config registry.toml");
+    wait::until("the last line is in the log", || log().contains("\"bob\"").then_some(()));
     drop(server);
     let audits: Vec<String> = log()
         .lines()

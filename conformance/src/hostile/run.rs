@@ -12,7 +12,7 @@ use wait4::{ResourceUsage, Wait4 as _};
 use super::{Hostile, Want};
 
 /// After this long hull is ended, and the answer is that there was none.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 const NAP: Duration = Duration::from_millis(1);
 /// As much of what was said as is kept.
 const MAX_SAID_BYTES: u64 = 4096;

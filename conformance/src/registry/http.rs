@@ -470,7 +470,7 @@ mod tests {
         let address = Address { secure: false, host: "127.0.0.1".into(), port };
         let body = Body::Whole(vec![0; 32 << 20]);
         let request = Request { method: "PUT".into(), path: "/".into(), headers: Vec::new(), body };
-        let error = exchange(&address, &tls(), &request, Duration::from_millis(300)).unwrap_err();
+        let error = exchange(&address, &tls(), &request, Duration::from_secs(2)).unwrap_err();
         assert!(matches!(error, ExchangeError::Silent { .. }), "{error}");
     }
 }

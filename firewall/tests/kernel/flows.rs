@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use firewall::{Denial, Direction};
 use serde_json::json;
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::lab::{GUEST, Lab, OUTSIDE, Place, UPLINK};
 use crate::loading::compiled;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long to wait for what must not come.
 const MOMENT: Duration = Duration::from_millis(200);
 
@@ -40,10 +40,11 @@ fn the_machine_talks_to_whom_it_may_from_behind_the_uplink() {
     let mut greeting = String::new();
     client.read_to_string(&mut greeting).unwrap();
     assert_eq!(greeting, "hello");
-    assert_eq!(lab.counters().rules[&(Direction::Egress, "web-out".to_owned())].packets, 1);
+    // Its first packet alone, which is sent a second time where the answer takes a second.
+    assert!((1..=2).contains(&lab.counters().rules[&(Direction::Egress, "web-out".to_owned())].packets));
     let refused = lab.inside(Place::Guest, || TcpStream::connect_timeout(&at(OUTSIDE, 444), MOMENT));
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::TimedOut);
-    assert_eq!(lab.counters().denied[&Denial::NoEgressRule].packets, 1);
+    assert!(lab.counters().denied[&Denial::NoEgressRule].packets >= 1);
 }
 
 #[test]
@@ -71,11 +72,19 @@ fn an_error_about_a_flow_comes_back_to_the_machine() {
     let Some(lab) = Lab::new() else { return };
     let rule = json!({ "name": "ntp", "proto": "udp", "ports": [123], "to": ["0.0.0.0/0"] });
     lab.enforce(&compiled(json!({ "egress": [rule] })));
-    let socket = udp(&lab, Place::Guest, 0, PATIENCE);
+    let socket = udp(&lab, Place::Guest, 0, MOMENT);
     socket.connect(at(OUTSIDE, 123)).unwrap();
-    socket.send(b"?").unwrap();
-    // Nobody listens there: the ICMP error is the only way to learn of it.
-    assert_eq!(socket.recv(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    let deadline = Instant::now() + PATIENCE;
+    // Nobody listens there: the ICMP error is the only way to learn of it. Older kernels send a bounded
+    // number of them in a second, whoever asks.
+    let error = loop {
+        let asked = socket.send(b"?").and_then(|_| socket.recv(&mut [0; 8]));
+        match asked.unwrap_err().kind() {
+            ErrorKind::WouldBlock if Instant::now() < deadline => {}
+            error => break error,
+        }
+    };
+    assert_eq!(error, ErrorKind::ConnectionRefused);
 }
 
 #[test]

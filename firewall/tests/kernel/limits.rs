@@ -99,11 +99,11 @@ fn the_machine_has_no_more_flows_than_it_may() {
 
 #[test]
 fn the_machine_opens_no_more_flows_in_a_second_than_it_may() {
-    let limits = json!({ "flows": 1000, "newFlowsPerSecond": 25 });
+    let limits = json!({ "flows": 1000, "newFlowsPerSecond": 5 });
     check(
         json!({ "limits": limits, "egress": [rule("a", json!(null))] }),
         false,
-        25..=59,
+        5..=59,
         Some(Denial::NewFlows),
     );
 }

@@ -1,6 +1,7 @@
 //! Below IP: the machine speaks for nobody but itself.
 
 use std::net::UdpSocket;
+use std::time::{Duration, Instant};
 
 use firewall::{Denial, nft::Counters};
 use serde_json::json;
@@ -21,12 +22,16 @@ fn check(misdeed: &[&str], target: &str, denial: Denial) {
             None => lab.ip(Place::Guest, step),
         }
     }
-    lab.inside(Place::Guest, || {
-        let any = if target.contains('[') { "[::]:0" } else { "0.0.0.0:0" };
-        UdpSocket::bind(any).unwrap().send_to(b"!", target).unwrap();
-    });
-    let counters: Counters = lab.counters();
-    assert!(counters.denied[&denial].packets >= 1, "{counters:?}");
+    let any = if target.contains('[') { "[::]:0" } else { "0.0.0.0:0" };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let counters: Counters = loop {
+        lab.inside(Place::Guest, || UdpSocket::bind(any).unwrap().send_to(b"!", target).unwrap());
+        let counters = lab.counters();
+        if counters.denied[&denial].packets >= 1 {
+            break counters;
+        }
+        assert!(Instant::now() < deadline, "{counters:?}");
+    };
     assert!(counters.rules.values().all(|count| count.packets == 0), "{counters:?}");
 }
 

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::net::{recv, sendto, socket_with, sockopt};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::lab::{Lab, Place};
 
@@ -23,7 +23,7 @@ use crate::lab::{Lab, Place};
 pub(crate) const TTL: u8 = 77;
 
 const CAUGHT_PROTOCOLS: [u32; 4] = [1, 6, 17, 47];
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Raw sockets of the whole lab.
 pub(crate) struct Wire {
@@ -81,14 +81,12 @@ impl Wire {
     }
 
     fn catch_until(&self, marker: u32) -> BTreeSet<u32> {
-        let (start, mut caught, mut buffer) = (Instant::now(), BTreeSet::new(), [0u8; 2048]);
+        let (start, mut caught) = (Instant::now(), BTreeSet::new());
         loop {
-            for catcher in &self.catchers {
-                while let Ok((_, length)) = recv(catcher, &mut buffer, RecvFlags::empty()) {
-                    caught.extend(number_in(&buffer[..length]));
-                }
-            }
+            self.catch(&mut caught);
             if caught.contains(&marker) {
+                // What came before it may have reached a socket that had been read by then.
+                self.catch(&mut caught);
                 return caught;
             }
             assert!(start.elapsed() < PATIENCE, "the packet that always passes did not arrive");
@@ -98,11 +96,23 @@ impl Wire {
             poll(&mut events, Some(&timeout)).unwrap();
         }
     }
+
+    /// Adds the numbers of all packets that have arrived.
+    fn catch(&self, caught: &mut BTreeSet<u32>) {
+        let mut buffer = [0u8; 2048];
+        for catcher in &self.catchers {
+            while let Ok((_, length)) = recv(catcher, &mut buffer, RecvFlags::empty()) {
+                caught.extend(number_in(&buffer[..length]));
+            }
+        }
+    }
 }
 
+/// To the first of those that this thread may run on.
 fn pin_to_one_processor() {
+    let allowed = sched_getaffinity(None).unwrap();
     let mut processors = CpuSet::new();
-    processors.set(0);
+    processors.set((0..CpuSet::MAX_CPU).find(|&number| allowed.is_set(number)).unwrap());
     sched_setaffinity(None, &processors).unwrap();
 }
 

@@ -36,7 +36,7 @@ impl DockerRegistry {
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let registry = match command.spawn() {
+        let mut registry = match command.spawn() {
             Ok(child) => Self { child, host },
             Err(error) => {
                 eprintln!("skipped: cannot run docker-registry: {error}");
@@ -44,6 +44,7 @@ impl DockerRegistry {
             }
         };
         while tokio::net::TcpStream::connect(&registry.host).await.is_err() {
+            assert_eq!(registry.child.try_wait().unwrap(), None, "docker-registry has ended");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Some(registry)

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use appliance::Digest;
 use blob_store::{Key, MemoryStorage, SessionInfo, Storage};
@@ -27,6 +27,9 @@ use tokio::sync::oneshot;
 
 pub(crate) const MANIFEST: &str = appliance::media_type::MANIFEST;
 pub(crate) const INDEX: &str = appliance::media_type::INDEX;
+
+/// Far beyond what anything takes on a busy machine: a test never waits this long and passes.
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// A server in a thread of this process. Dropped, it drains and ends.
 pub(crate) struct Registry {
@@ -123,8 +126,12 @@ impl Drop for Registry {
     }
 }
 
+/// Clients that do nothing for a while, as those of a test on a busy machine, are cut off only where
+/// `limits` say so.
 pub(crate) fn config(listen: &str, limits: Limits, observer: Arc<dyn Observer>) -> ServerConfig {
     let listen = listen.parse().unwrap();
+    let is_asked_for = limits.head_timeout != Limits::default().head_timeout;
+    let limits = Limits { head_timeout: if is_asked_for { limits.head_timeout } else { LIMIT }, ..limits };
     let exposure = Exposure::LoopbackOrTls;
     ServerConfig {
         listen,
@@ -291,11 +298,24 @@ impl Reply {
     }
 }
 
+/// Looks until something is found. `what` says what was waited for in vain.
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::yield_now();
+    }
+}
+
 pub(crate) fn connect(addr: SocketAddr) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect(addr)?;
     stream.set_nodelay(true)?;
     // A test that hangs says where.
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.set_read_timeout(Some(LIMIT))?;
     Ok(stream)
 }
 

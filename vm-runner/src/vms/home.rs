@@ -614,6 +614,12 @@ mod tests {
         }
     }
 
+    /// Gives a lock back at once. Closing it may take until a child that another test's thread has just
+    /// forked closes its copy.
+    fn release(lock: VmLock) {
+        rustix::fs::flock(&lock.0, rustix::fs::FlockOperation::Unlock).unwrap();
+    }
+
     fn names(vms: &Vms) -> Vec<String> {
         vms.list().unwrap().vms.into_iter().map(|vm| vm.spec.name).collect()
     }
@@ -628,7 +634,7 @@ mod tests {
         assert_eq!(names(&vms), ["app", "web"]);
         assert_eq!(vms.get("web").unwrap().spec, made);
         assert!(matches!(vms.remove("web"), Err(VmError::Alive { .. })), "somebody holds its lock");
-        drop(lock);
+        release(lock);
         vms.remove("web").unwrap();
         assert!(matches!(vms.get("web"), Err(VmError::Unknown { .. })));
         assert_eq!(fs::read_dir(folder.path().join("store/pins")).unwrap().count(), 1, "app is still pinned");
@@ -660,7 +666,7 @@ mod tests {
         folder.record(&running).unwrap();
         folder.make_runtime().unwrap();
         assert_eq!(vms.get("web").unwrap().state, running, "its lock is held");
-        drop(lock);
+        release(lock);
         let found = vms.get("web").unwrap();
         assert_eq!(found.state.status, Status::Failed);
         assert_eq!(found.state.reason.as_deref(), Some("its supervisor was killed while it started"));
@@ -684,8 +690,8 @@ mod tests {
     #[test]
     fn a_damaged_vm_hides_no_other_and_can_be_removed() {
         let (folder, vms) = vms();
-        drop(vms.create(&spec("web")).unwrap());
-        drop(vms.create(&spec("bad")).unwrap());
+        release(vms.create(&spec("web")).unwrap().1);
+        release(vms.create(&spec("bad")).unwrap().1);
         fs::write(folder.path().join("vms/bad/spec.json"), "{").unwrap();
         let listing = vms.list().unwrap();
         assert_eq!(listing.vms.len(), 1);

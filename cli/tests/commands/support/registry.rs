@@ -77,8 +77,11 @@ impl WithUsers {
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = Guard(command.spawn().unwrap());
-        wait::until("docker-registry listens", || TcpStream::connect(&address).ok());
+        let mut process = Guard(command.spawn().unwrap());
+        wait::until("docker-registry listens", || {
+            assert_eq!(process.0.try_wait().unwrap(), None, "docker-registry has ended");
+            TcpStream::connect(&address).ok()
+        });
         Self { _process: process, address }
     }
 }

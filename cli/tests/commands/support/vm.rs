@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -48,7 +48,10 @@ impl<'h> Vm<'h> {
     /// True if nobody holds its lock.
     pub(crate) fn is_unlocked(&self) -> bool {
         let lock = File::options().append(true).open(self.folder().join("lock")).unwrap();
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+        let is_ours = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+        // Given back at once, even if another test has just forked and its child has a copy of the file.
+        let _ = flock(&lock, FlockOperation::Unlock);
+        is_ours
     }
 
     /// Its supervisor, if that runs.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Far beyond what anything takes on a busy machine: a test never waits this long and passes.
-const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Returns what `look` finds, as soon as it finds something. `what` says what was waited for in vain.

@@ -68,7 +68,10 @@ fn bench(more: &serde_json::Value) -> (TcpListener, Bench) {
 
 #[track_caller]
 fn assert_reset(connected: io::Result<TcpStream>) {
-    let ended = connected.and_then(|mut stream| stream.read(&mut [0]));
+    let ended = connected.and_then(|mut stream| {
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.read(&mut [0])
+    });
     assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use firewall::{Denial, nft::Count};
 use serde_json::json;
@@ -16,7 +16,7 @@ use self::surroundings::{Guest, world};
 use super::*;
 
 /// Longer than anything takes that works.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 /// How long to wait for an answer that must not come.
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -43,9 +43,10 @@ fn spec<'a>(vm: &'a str, policy: &'a MachinePolicy) -> NetworkSpec<'a> {
     NetworkSpec { vm, mac: guest_mac(vm, 0), host_name: Some("web"), policy, mode: Mode::Enforce }
 }
 
-/// A port of this host that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// Ports of this host that were free a moment ago.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    held.map(|listener| listener.local_addr().unwrap().port())
 }
 
 fn ingress(name: &str, proto: &str, port: u16, host_port: u16) -> serde_json::Value {
@@ -73,6 +74,16 @@ fn read_to_end(mut stream: impl Read) -> Vec<u8> {
 
 fn denied(network: &Network, denial: Denial) -> u64 {
     network.counters().unwrap().denied.get(&denial).map_or(0, |count| count.packets)
+}
+
+/// `attempt` is denied, and counted; again and again, for it may be lost on its way, or late.
+#[track_caller]
+fn assert_denied(network: &Network, denial: Denial, attempt: impl Fn()) {
+    let deadline = Instant::now() + LONG;
+    while denied(network, denial) == 0 {
+        assert!(Instant::now() < deadline, "{denial:?} is not counted");
+        attempt();
+    }
 }
 
 /// Nothing of the VM's is left; and nothing of hull's at all, if no other VM runs just now.
@@ -109,7 +120,8 @@ fn a_guest_gets_its_address_by_dhcp() {
     .unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
     let client = guest.room.enter(|| {
-        let options = ["udhcpc", "-i", "eth0", "-n", "-q", "-f", "-O", "mtu", "-O", "hostname", "-s"];
+        let options =
+            ["udhcpc", "-i", "eth0", "-n", "-t", "20", "-q", "-f", "-O", "mtu", "-O", "hostname", "-s"];
         Command::new("busybox").args(options).arg(&script).stderr(Stdio::inherit()).output()
     });
     let Ok(client) = client else {
@@ -129,7 +141,7 @@ fn published_ports_lead_to_the_guest_and_no_others_do() {
     if !can_run() {
         return;
     }
-    let (http, mail, closed, names) = (free_port(), free_port(), free_port(), free_port());
+    let [http, mail, closed, names] = free_ports();
     let policy = policy(json!({ "ingress": [
         ingress("http", "tcp", 80, http),
         ingress("mail", "tcp", 25, mail),
@@ -228,23 +240,24 @@ fn a_guest_reaches_what_its_policy_names_and_nothing_else() {
     assert_eq!(answer.join().unwrap(), host); // the world sees the host, not the guest
 
     let _other = world.enter(|| TcpListener::bind((there, 444)).unwrap());
-    assert_eq!(guest.room.enter(|| knock((there, 444))), Err(ErrorKind::TimedOut));
-    assert!(denied(&network, Denial::NoEgressRule) > 0);
+    assert_denied(&network, Denial::NoEgressRule, || {
+        assert_eq!(guest.room.enter(|| knock((there, 444))), Err(ErrorKind::TimedOut));
+    });
 
     // Services of the host, by each address that leads to it; the policy allows the port.
     let uplink = Names::of(&vm).unwrap().uplink;
     let link = host::interfaces().unwrap().into_iter().find(|interface| interface.name == uplink).unwrap();
     let link = host::networks(&[link])[0].addr();
-    for address in [host, link, Ipv4Addr::new(10, 0, 2, 2)] {
-        assert_eq!(guest.room.enter(|| knock((address, service))), Err(ErrorKind::TimedOut), "{address}");
-    }
-    assert!(denied(&network, Denial::HostService) > 0);
+    assert_denied(&network, Denial::HostService, || {
+        for address in [host, link, Ipv4Addr::new(10, 0, 2, 2)] {
+            assert_eq!(guest.room.enter(|| knock((address, service))), Err(ErrorKind::TimedOut), "{address}");
+        }
+    });
 
     guest.room.ip("address add 10.0.2.99/24 dev eth0");
-    guest.room.enter(|| UdpSocket::bind("10.0.2.99:0").unwrap().send_to(b"x", (there, 443)).unwrap());
-    while denied(&network, Denial::Spoofed) == 0 {
-        std::thread::yield_now(); // the frame is on its way
-    }
+    assert_denied(&network, Denial::Spoofed, || {
+        guest.room.enter(|| UdpSocket::bind("10.0.2.99:0").unwrap().send_to(b"x", (there, 443)).unwrap());
+    });
 
     let counters = network.counters().unwrap();
     let passed = |rule: &str| counters.rules.get(&(Direction::Egress, rule.to_owned())).copied();
@@ -265,8 +278,9 @@ fn a_machine_that_may_reach_nobody_has_no_way_out() {
     assert!(host::interfaces().unwrap().iter().all(|interface| interface.name != uplink));
     let guest = Guest::plug_into(&network.tap, guest_mac(&vm, 0), &vm);
     guest.configure();
-    assert_eq!(guest.room.enter(|| knock(([192, 0, 2, 1], 80))), Err(ErrorKind::TimedOut));
-    assert!(denied(&network, Denial::NoEgressRule) > 0);
+    assert_denied(&network, Denial::NoEgressRule, || {
+        assert_eq!(guest.room.enter(|| knock(([192, 0, 2, 1], 80))), Err(ErrorKind::TimedOut));
+    });
     drop(network);
     assert_nothing_is_left(&vm);
 }
