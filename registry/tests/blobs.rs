@@ -2,8 +2,7 @@
 
 mod common;
 
-use std::io::{BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,23 +139,6 @@ fn an_upload_goes_on_after_a_restart() {
     check_stored(&mut client, "web", &digest, &content);
 }
 
-/// Sends the head of a request whose body adds to an upload. The server has begun with it when it asks for
-/// the body, so whatever is sent from then on is newer.
-fn begin_upload_request(
-    client: &mut Client,
-    method: &str,
-    path: &str,
-    body_bytes: usize,
-) -> BufReader<TcpStream> {
-    let length = body_bytes.to_string();
-    let headers = [("content-length", length.as_str()), ("expect", "100-continue")];
-    let mut connection = client.begin(method, path, &headers).unwrap();
-    let mut proceed = [0; 25];
-    connection.read_exact(&mut proceed).unwrap();
-    assert_eq!(&proceed, b"HTTP/1.1 100 Continue\r\n\r\n");
-    connection
-}
-
 #[test]
 fn what_arrived_before_the_connection_broke_is_kept() {
     let registry = Registry::in_memory();
@@ -165,7 +147,7 @@ fn what_arrived_before_the_connection_broke_is_kept() {
     let digest = Digest::sha256(&content);
     let upload = client.begin_upload("web");
     let put = format!("{upload}?digest={digest}");
-    let mut connection = begin_upload_request(&mut client, "PUT", &put, 500_000);
+    let mut connection = client.begin_body("PUT", &put, 500_000);
     connection.get_mut().write_all(&content[..300_000]).unwrap();
     drop(connection);
     // The client goes on where it is told to, until the server has all that the broken request brought.
@@ -191,7 +173,7 @@ fn a_newer_request_takes_over_from_one_that_hangs() {
     let registry = Registry::in_memory();
     let mut client = registry.client();
     let upload = client.begin_upload("web");
-    let mut hanging = begin_upload_request(&mut client, "PATCH", &upload, 10);
+    let mut hanging = client.begin_body("PATCH", &upload, 10);
     let digest = Digest::sha256(b"whole");
     registry.client().send("PUT", &format!("{upload}?digest={digest}"), &[], b"whole").expect(201);
     read_reply(&mut hanging, "PATCH").unwrap().expect_error(409, "BLOB_UPLOAD_INVALID");

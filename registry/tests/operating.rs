@@ -107,7 +107,7 @@ fn a_server_that_stops_says_so_and_finishes_an_upload_under_way() {
     let mut idle = registry.client();
     idle.get("/v2/").expect(200);
     let path = format!("{upload}?digest={}", Digest::sha256(b"0123456789"));
-    let mut connection = client.begin("PUT", &path, &[("content-length", "10")]).unwrap();
+    let mut connection = client.begin_body("PUT", &path, 10);
     connection.get_mut().write_all(b"01234").unwrap();
     let received = "hull_registry_requests_total";
     assert_eq!(count(&registry, received), 0.0); // the request is not over

@@ -240,6 +240,17 @@ impl Client {
         Ok(connection)
     }
 
+    /// Sends the head of a request, and returns when the server asks for the body: it has begun with the
+    /// request, and whatever it hears from then on comes later.
+    pub(crate) fn begin_body(&mut self, method: &str, path: &str, bytes: usize) -> BufReader<TcpStream> {
+        let headers = [("content-length", &*bytes.to_string()), ("expect", "100-continue")];
+        let mut connection = self.begin(method, path, &headers).unwrap();
+        let mut proceed = [0; 25];
+        connection.read_exact(&mut proceed).unwrap();
+        assert_eq!(proceed.escape_ascii().to_string(), r"HTTP/1.1 100 Continue\r\n\r\n");
+        connection
+    }
+
     /// Pushes a blob: `POST`, `PUT`.
     pub(crate) fn push_blob(&mut self, repository: &str, content: &[u8]) -> Digest {
         let digest = Digest::sha256(content);
