@@ -278,6 +278,33 @@ fn what_is_damaged_stays_where_it_is_until_there_is_space_for_it_elsewhere() {
     disk.unmount();
 }
 
+#[test]
+fn what_is_pushed_again_elsewhere_after_damage_is_read_on_a_full_disk() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(disk) = SmallDisk::open("size=24m,nr_inodes=1000") else { return };
+    let mut client = disk.registry.client();
+    let content = noise(1, 200_000);
+    let digest = client.push_blob("web", &content);
+    let folder = disk.folder.path().join(format!("blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex()));
+    let damaged = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    fs::write(&damaged, noise(2, 200_000)).unwrap();
+    assert_eq!(disk.scrub().len(), 1);
+    let path = |repository: &str| format!("/v2/{repository}/blobs/{digest}");
+    client.get(&path("web")).expect_error(404, "BLOB_UNKNOWN");
+    client.push_blob("other", &content);
+    disk.fill();
+    assert!(client.get(&path("web")).expect(200).body == content);
+    client.send("HEAD", &path("web"), &[], b"").expect(200);
+    client.get(&path("third")).expect_error(404, "BLOB_UNKNOWN");
+    disk.make_space();
+    // Now it is written down that it is needed in both, and one may let it go.
+    client.get(&path("web")).expect(200);
+    client.send("DELETE", &path("other"), &[], b"").expect(202);
+    assert!(client.get(&path("web")).expect(200).body == content);
+    client.get(&path("other")).expect_error(404, "BLOB_UNKNOWN");
+    disk.unmount();
+}
+
 /// A disk that fails as it is told.
 #[derive(Debug, Default)]
 struct BadDisk(Mutex<Option<Fault>>);

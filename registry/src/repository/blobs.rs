@@ -4,7 +4,7 @@ use appliance::Digest;
 use blob_store::{Object, Session, StorageError};
 
 use super::{Author, Repositories, RepositoryError, ask_each, present};
-use crate::layout::{self, Stamp};
+use crate::layout::{self, Generation, Stamp};
 use crate::name::RepositoryName;
 use crate::quota::{Content, Room};
 
@@ -28,14 +28,20 @@ impl Repositories {
         digest: &Digest,
     ) -> Result<Option<Box<dyn Object>>, RepositoryError> {
         let stamps = self.stamps(repository, digest).await?;
-        if let Some(object) = self.open_any(digest, &stamps).await? {
-            return Ok(Some(object));
-        }
-        // Damaged content is taken away from under its stamps. Somebody may have pushed it again.
-        if stamps.is_empty() || self.rely_on_any(repository, digest).await?.is_none() {
+        if stamps.is_empty() {
             return Ok(None);
         }
-        self.open_any(digest, &self.stamps(repository, digest).await?).await
+        let stamped: Vec<Generation> = stamps.into_iter().map(|stamp| stamp.generation).collect();
+        if let Some(object) = self.open_any(digest, &stamped).await? {
+            return Ok(Some(object));
+        }
+        // Damaged content is taken away from under its stamps. Somebody may have pushed it again, which is
+        // read here even where it cannot be written down that it is needed.
+        let relied_on = self.rely_on_any(repository, digest).await;
+        match self.open_any(digest, &self.generations(digest).await?.open).await? {
+            None => Ok(relied_on.map(|_| None)?),
+            found => Ok(found),
+        }
     }
 
     /// Size of a blob in bytes, if it may be read in this repository. Whoever is told so relies on it
@@ -168,14 +174,14 @@ impl Repositories {
         Ok(!stamps.is_empty() && !self.generations(digest).await?.open.is_empty())
     }
 
-    /// The content that one of these stamps leads to. All generations are the same bytes.
+    /// The content of the last of these generations that is here. All are the same bytes.
     async fn open_any(
         &self,
         digest: &Digest,
-        stamps: &[Stamp],
+        generations: &[Generation],
     ) -> Result<Option<Box<dyn Object>>, RepositoryError> {
-        for stamp in stamps.iter().rev() {
-            let key = layout::content(digest, &stamp.generation);
+        for generation in generations.iter().rev() {
+            let key = layout::content(digest, generation);
             if let Some(object) = present(self.storage.open(&key).await)? {
                 return Ok(Some(object));
             }
