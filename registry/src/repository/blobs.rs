@@ -68,11 +68,11 @@ impl Repositories {
         repository: &RepositoryName,
         blobs: &[Digest],
     ) -> Result<Vec<Digest>, RepositoryError> {
-        let found = ask_each(blobs.to_vec(), async |digest| {
+        let missing = ask_each(blobs.to_vec(), async |digest| {
             let size = self.rely_on_blob(repository, &digest).await?;
             Ok(size.is_none().then_some(digest))
         });
-        Ok(found.await?.into_iter().flatten().collect())
+        missing.await
     }
 
     /// Lets what `session` holds, whose digest is `digest`, be read in a repository. `room` is what was
@@ -135,7 +135,7 @@ impl Repositories {
                 let has = !self.stamps(&name, digest).await?.is_empty();
                 Ok(has.then_some(name))
             });
-            if let Some(name) = have.await?.into_iter().flatten().next() {
+            if let Some(name) = have.await?.into_iter().next() {
                 return Ok(Some(name));
             }
         }

@@ -268,7 +268,7 @@ impl Repositories {
             let newest = self.newest_copy(repository, &digest).await?;
             Ok(newest.is_some_and(|newest| !self.is_fresh(newest)).then_some(digest))
         });
-        Ok(stale.await?.into_iter().flatten().collect())
+        stale.await
     }
 
     /// A manifest and its bytes, if it is here and not damaged.

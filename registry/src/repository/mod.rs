@@ -132,12 +132,13 @@ impl Repositories {
     }
 }
 
-/// Asks `question` about each of `items`, several at a time, and returns the answers in order.
+/// Asks `question` about each of `items`, several at a time, and returns what was found, in order.
 async fn ask_each<T, R, F>(items: Vec<T>, question: impl Fn(T) -> F) -> Result<Vec<R>, RepositoryError>
 where
-    F: Future<Output = Result<R, RepositoryError>>,
+    F: Future<Output = Result<Option<R>, RepositoryError>>,
 {
-    stream::iter(items).map(question).buffered(PARALLEL_LOOKUPS).try_collect().await
+    let answers = stream::iter(items).map(question).buffered(PARALLEL_LOOKUPS);
+    answers.filter_map(async |answer| answer.transpose()).try_collect().await
 }
 
 /// What is absent is no error here.

@@ -64,7 +64,7 @@ impl Repositories {
             after = names.last().map(|name| name.name().to_owned());
             let digests = names.iter().filter_map(|name| layout::manifest_of_referrer(name.name())).collect();
             let found = ask_each(digests, |digest| self.referrer(repository, subject, digest)).await?;
-            for (referrer, size) in found.into_iter().flatten() {
+            for (referrer, size) in found {
                 if artifact_type.is_some_and(|wanted| referrer.artifact_type.as_deref() != Some(wanted)) {
                     continue;
                 }

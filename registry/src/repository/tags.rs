@@ -183,8 +183,7 @@ impl Repositories {
         while tags.len() < limit {
             let found = self.storage.list(&layout::tags(repository), after.as_deref(), LOOKED_AT).await?;
             let looked_at = found.iter().filter_map(|folder| layout::tag_of_folder(folder.name())).collect();
-            let live = ask_each(looked_at, |tag| self.live_tag(repository, tag));
-            tags.extend(live.await?.into_iter().flatten());
+            tags.extend(ask_each(looked_at, |tag| self.live_tag(repository, tag)).await?);
             match found.last() {
                 Some(last) if found.len() == LOOKED_AT => after = Some(last.name().to_owned()),
                 _ => break,
