@@ -10,6 +10,7 @@ use appliance::{Algorithm, Digest, Hasher};
 use blob_store::FolderStorage;
 use common::{Client, Registry, noise, read_reply};
 use registry::Limits;
+use testkit::wait;
 
 fn blob_path(repository: &str, digest: &Digest) -> String {
     format!("/v2/{repository}/blobs/{digest}")
@@ -310,8 +311,8 @@ fn abandoned_uploads_are_forgotten_and_too_many_are_refused() {
     let registry = Registry::start(Arc::new(blob_store::MemoryStorage::new()), limits);
     let mut client = registry.client();
     let upload = client.begin_upload("web");
-    common::until("it is forgotten", || (client.get(&upload).status == 404).then_some(()));
-    assert!(registry.events.recv_timeout(common::LIMIT).unwrap().contains("UploadsExpired"));
+    wait::until("it is forgotten", || (client.get(&upload).status == 404).then_some(()));
+    assert!(registry.events.recv_timeout(wait::LIMIT).unwrap().contains("UploadsExpired"));
     drop(registry);
 
     let limits = Limits { open_uploads: 2, ..Limits::default() };

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use appliance::Digest;
 use blob_store::{MemoryStorage, Storage};
-use common::{Client, LIMIT, Registry, Reply, connect, figure, read_reply, until};
+use common::{Client, Registry, Reply, connect, figure, read_reply};
 use registry::{Event, Limits, Observer, ServerConfig};
+use testkit::wait::{LIMIT, until};
 
 /// A registry with a port for operations.
 fn start(storage: Arc<dyn Storage>, configure: impl FnOnce(&mut ServerConfig)) -> Registry {

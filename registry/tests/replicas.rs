@@ -15,13 +15,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use blob_store::{Addressing, Key, MemoryStorage, PlainHttp, S3Config, S3Credentials, S3Storage, Storage};
 use common::pusher::{Counts, Pusher};
-use common::{
-    Client, LIMIT, MANIFEST, Registry, Reply, SetClock, descriptor, figure, manifest, noise, repetitions,
-    until,
-};
+use common::{Client, MANIFEST, Registry, Reply, SetClock, descriptor, figure, manifest, noise, repetitions};
 use futures_util::TryStreamExt as _;
 use registry::{Clock, Expiry, Garbage, Limits, Mode, Secret, Server, SystemClock};
 use serde_json::json;
+use testkit::wait::{LIMIT, until};
 use testkit::{NoS3Server, S3Server};
 
 /// Two servers.
@@ -198,11 +196,7 @@ fn what_arrived_before_a_connection_broke_is_there_at_the_other_server() {
             connection.get_mut().write_all(b"012345").unwrap();
             drop(connection);
             let what = format!("{}: {method}", replicas.name);
-            // Not at once again: the S3 service does one thing at a time.
-            until(&what, || {
-                std::thread::sleep(Duration::from_millis(10));
-                (progress(&mut two, &upload) == "0-5").then_some(())
-            });
+            until(&what, || (progress(&mut two, &upload) == "0-5").then_some(()));
             patch(&mut two, &upload, 6, b"6789").expect(202);
             finish(&mut one, &upload, &digest).expect(201);
         }

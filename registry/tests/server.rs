@@ -9,8 +9,9 @@ use std::time::Duration;
 use appliance::Digest;
 use blob_store::{Key, MemoryStorage, Storage as _};
 use bytes::Bytes;
-use common::{Registry, config, connect, everything, noise, read_reply, until};
+use common::{Registry, config, connect, everything, noise, read_reply};
 use registry::{Exposure, Limits, ServeError, Server};
+use testkit::wait::until;
 
 #[tokio::test]
 async fn an_address_that_others_can_reach_is_refused_unless_that_is_meant() {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use appliance::Digest;
 use blob_store::{Key, MemoryStorage, SessionInfo, Storage};
@@ -23,13 +23,11 @@ use registry::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::wait::LIMIT;
 use tokio::sync::oneshot;
 
 pub(crate) const MANIFEST: &str = appliance::media_type::MANIFEST;
 pub(crate) const INDEX: &str = appliance::media_type::INDEX;
-
-/// Far beyond what anything takes on a busy machine: a test never waits this long and passes.
-pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// A server in a thread of this process. Dropped, it drains and ends.
 pub(crate) struct Registry {
@@ -306,19 +304,6 @@ impl Reply {
         assert_eq!(reply.code(), code, "{}", String::from_utf8_lossy(&reply.body));
         assert_eq!(reply.header("content-type"), Some("application/json"));
         reply
-    }
-}
-
-/// Looks until something is found. `what` says what was waited for in vain.
-#[track_caller]
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::yield_now();
     }
 }
 

@@ -1,23 +1,6 @@
-//! Waiting for something that happens in another process: looked for often, and not for ever.
+//! Waiting for what other processes do.
 
-use std::time::{Duration, Instant};
-
-/// Far beyond what anything takes on a busy machine: a test never waits this long and passes.
-pub(crate) const LIMIT: Duration = Duration::from_secs(120);
-const PAUSE: Duration = Duration::from_millis(1);
-
-/// Returns what `look` finds, as soon as it finds something. `what` says what was waited for in vain.
-#[track_caller]
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::sleep(PAUSE);
-    }
-}
+pub(crate) use testkit::wait::{LIMIT, until};
 
 /// Waits until the process `pid` has ended.
 #[track_caller]

@@ -7,10 +7,11 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use firewall::{Denial, nft::Count};
 use serde_json::json;
+use testkit::wait;
 
 use self::surroundings::{Guest, world};
 use super::*;
@@ -79,11 +80,10 @@ fn denied(network: &Network, denial: Denial) -> u64 {
 /// `attempt` is denied, and counted; again and again, for it may be lost on its way, or late.
 #[track_caller]
 fn assert_denied(network: &Network, denial: Denial, attempt: impl Fn()) {
-    let deadline = Instant::now() + LONG;
-    while denied(network, denial) == 0 {
-        assert!(Instant::now() < deadline, "{denial:?} is not counted");
+    wait::until(&format!("{denial:?} is counted"), || {
         attempt();
-    }
+        (denied(network, denial) > 0).then_some(())
+    });
 }
 
 /// Nothing of the VM's is left; and nothing of hull's at all, if no other VM runs just now.
